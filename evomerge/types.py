@@ -1,0 +1,129 @@
+"""The small values that travel between the rooms of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+SPLITS = ("search", "validation", "test")
+"""The three disjoint splits of a task, in the order in which a study uses them."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One problem of a task.
+
+    Attributes:
+        id: unique within the task.
+        fields: every column of the row it came from, as text; fills the prompt template.
+        target: the answer that the scorer compares with (a number as text, a label, a text).
+        gold: the complete text of a right answer, for the log-likelihood; empty if unknown.
+    """
+
+    id: str
+    fields: Mapping[str, str]
+    target: str
+    gold: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an engine generates.
+
+    Attributes:
+        max_new_tokens: the longest answer, in tokens.
+        stop: strings that end an answer; never part of the returned text.
+        temperature: 0 is greedy.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An engine's answer to one prompt: its text and its length in tokens."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """What one model did on the items of one split: an array items x metrics with ids.
+
+    Attributes:
+        task: name of the task.
+        split: one of `SPLITS`.
+        ids: the items' ids, in order.
+        scores: plain score of each item in [0, 1], an `n` array.
+        logliks: mean log-likelihood a token (nats) of each item's gold answer,
+            an `n` array; NaN where it was not asked for.
+        texts: the answers; empty strings where nothing was generated.
+        tokens: number of tokens generated for each item, an `n` array.
+    """
+
+    task: str
+    split: str
+    ids: tuple[str, ...]
+    scores: FloatArray
+    logliks: FloatArray
+    texts: tuple[str, ...]
+    tokens: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """Values to be maximised, one an objective, with their standard errors."""
+
+    values: tuple[float, ...]
+    stderr: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the optimiser is told of one candidate; `fitness` is None if it failed."""
+
+    genome: FloatArray
+    fitness: Fitness | None
+
+
+class Task(Protocol):
+    """Items, prompt and scorer, split into search, validation and held-out test."""
+
+    name: str
+    sampling: Sampling
+    loglik_weight: float
+
+    def items(self, split: str) -> Sequence[Item]:
+        """The items of one of `SPLITS`, in a fixed order."""
+
+    def prompt(self, item: Item) -> str:
+        """The text that the model is given for an item."""
+
+    def score(self, item: Item, text: str) -> float:
+        """Plain score of an answer in [0, 1]."""
+
+
+class Engine(Protocol):
+    """Holds one running model, takes weights in place, generates or scores text."""
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
+        """Answers every prompt, in the order given."""
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
+        """Mean log-likelihood a token (nats) of each continuation given its context."""
+
+    def close(self) -> None:
+        """Frees the model; the engine cannot be used afterwards."""
+
