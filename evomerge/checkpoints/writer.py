@@ -1,0 +1,110 @@
+"""Writes a merged model as an ordinary checkpoint, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evomerge.checkpoints.merger import Merger
+from evomerge.errors import EvomergeError, UserError
+from evomerge.recipe import Recipe
+
+_COPIED = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
+    "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+
+def write_checkpoint(
+    recipe: Recipe,
+    merger: Merger,
+    out: Path,
+    extra: dict[str, str] | None = None,
+    shard_bytes: int = 5 << 30,
+) -> None:
+    """Merges a recipe and writes it to a new directory, tokenizer and config included.
+
+    Config and tokenizer are the base's (the first source's without a base).
+
+    Args:
+        recipe: what to merge.
+        merger: holds the open sources.
+        out: must not exist; appears only when it is complete.
+        extra: further text files, name to content.
+        shard_bytes: largest size of one weight file.
+
+    Raises:
+        UserError: if `out` exists.
+        EvomergeError: if the disk fills or fails; nothing is left behind.
+    """
+    if out.exists():
+        raise UserError.of(
+            str(out), "an existing file or directory", "a path that is free",
+            "Remove it or choose another.",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _write_tensors(recipe, merger, temporary, shard_bytes)
+        _write_rest(recipe, merger, temporary, extra or {})
+        temporary.chmod(0o755)
+        os.replace(temporary, out)
+    except (OSError, SafetensorError) as error:
+        raise EvomergeError(
+            f"{out}: could not be written ({error}). Nothing was left behind; "
+            "free some space and run the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_tensors(recipe: Recipe, merger: Merger, folder: Path, shard_bytes: int) -> None:
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    size = total = 0
+
+    def flush() -> None:
+        nonlocal pending, size
+        shards.append(list(pending))
+        save_file(pending, str(folder / f"part-{len(shards)}"), metadata={"format": "pt"})
+        pending, size = {}, 0
+
+    for name, tensor in merger.merge(recipe):
+        tensor_bytes = tensor.numel() * tensor.element_size()
+        if pending and size + tensor_bytes > shard_bytes:
+            flush()
+        pending[name] = tensor.contiguous()
+        size += tensor_bytes
+        total += tensor_bytes
+    flush()
+    if len(shards) == 1:
+        os.replace(folder / "part-1", folder / "model.safetensors")
+        return
+    weight_map = {}
+    for i, names in enumerate(shards, start=1):
+        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        os.replace(folder / f"part-{i}", folder / file)
+        weight_map.update(dict.fromkeys(names, file))
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_rest(recipe: Recipe, merger: Merger, folder: Path, extra: dict[str, str]) -> None:
+    parent = merger.checkpoint(recipe.models()[0])
+    config = dict(parent.config)
+    config.pop("_name_or_path", None)
+    config["dtype" if "dtype" in config else "torch_dtype"] = recipe.dtype
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    for name in _COPIED:
+        if (parent.path / name).is_file():
+            shutil.copyfile(parent.path / name, folder / name)
+    for name, text in extra.items():
+        (folder / name).write_text(text, encoding="utf-8")

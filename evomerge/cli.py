@@ -1,0 +1,327 @@
+"""The command line; the only importer of hydra."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from evomerge.errors import ConfigError, EvomergeError, UserError
+
+_CONFIG_MODULE = "evomerge.conf"
+_INTERRUPTED = 130
+
+HELP = """\
+evomerge searches for the best way to merge fine-tuned models and proves it on held-out items.
+
+usage:
+  python -m evomerge +experiment=NAME [KEY=VALUE ...]     run a study, or resume it
+  python -m evomerge -m +experiment=NAME seed=0,1,2       a sweep of studies (Hydra)
+  python -m evomerge check +experiment=NAME [KEY=VALUE ...]
+                                     list everything that is wrong with a study, run nothing
+  python -m evomerge merge RECIPE.yaml OUT                write the merge of a recipe
+  python -m evomerge report RUN [RUN ...]                 write report.html from a run's files
+
+keys that most studies set (all of them: python -m evomerge +experiment=NAME --cfg job):
+  seed=0  run_dir=DIR  finalists=8  dtype=bfloat16
+  budget.candidates=300  budget.item_evaluations=N  budget.hours=H
+  stop.score=S  stop.patience=GENERATIONS
+  executor.workers=N  executor.threads=N  engine.max_model_len=N
+  models.base=PATH  models.sources.NAME=PATH  task.search.path=FILE  task.test.path=FILE
+
+choices:
+{groups}
+
+your own files: --config-dir DIR, with the same folders as above (DIR/experiment/NAME.yaml).
+exit codes: 0 done, 1 failed, 2 a mistake in the config or data, 130 interrupted (resumable).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a verb or a study and exits with the documented code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        _complain(error)
+        return error.exit_code
+    except EvomergeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(groups=_groups()))
+        return 0 if arguments else 2
+    verbs = {"check": _check, "merge": _merge, "report": _report}
+    if arguments[0] in verbs:
+        return verbs[arguments[0]](arguments[1:])
+    if "=" not in arguments[0] and not arguments[0].startswith("-"):
+        close = get_close_matches(arguments[0], verbs, n=1)
+        raise ConfigError.of(
+            arguments[0], "an unknown verb", f"KEY=VALUE, or one of {', '.join(verbs)}",
+            f"Did you mean {close[0]}?" if close else "See python -m evomerge --help.",
+        )  # fmt: skip
+    overrides, directory = _split_directory(arguments)
+    if any(a.startswith("-") for a in overrides):
+        return _hydra_main(arguments)
+    return _study(_compose(overrides, directory))
+
+
+# -- verbs ------------------------------------------------------------------------------------
+
+
+def _study(config: dict[str, Any]) -> int:
+    from evomerge.check import check
+    from evomerge.progress import Progress
+    from evomerge.report import results_table
+    from evomerge.setup import make_setup
+    from evomerge.study import run_study
+
+    with Progress() as progress:
+        progress.say(f"checking {config['experiment']}")
+        problems = check(config, progress.say)
+        if problems:
+            raise UserError(problems)
+        results = run_study(make_setup(config), progress)
+    from rich.console import Console
+
+    run_dir = Path(config["run_dir"])
+    Console().print(results_table(results))
+    for name in ("best/model", "best/recipe.yaml", "results.json", "report.html"):
+        print(f"{name:16}  {run_dir / name}")
+    return 0
+
+
+def _check(arguments: list[str]) -> int:
+    from evomerge.check import check
+
+    overrides, directory = _split_directory(arguments)
+    config = _compose(overrides, directory)
+    problems = check(config, print)
+    if problems:
+        raise UserError(problems)
+    print("nothing is wrong")
+    return 0
+
+
+def _merge(arguments: list[str]) -> int:
+    from evomerge.checkpoints.merger import Merger
+    from evomerge.checkpoints.writer import write_checkpoint
+    from evomerge.recipe import Recipe
+
+    parser = argparse.ArgumentParser(
+        "python -m evomerge merge", description="Writes the merge of a recipe as a checkpoint."
+    )
+    parser.add_argument("recipe", type=Path, help="mergekit YAML (models and parameters)")
+    parser.add_argument("out", type=Path, help="directory to write; must not exist")
+    options = parser.parse_args(arguments)
+    recipe = Recipe.from_yaml(options.recipe)
+    merger = Merger()
+    text = recipe.to_yaml(merger.identities(recipe))
+    write_checkpoint(recipe, merger, options.out, {"recipe.yaml": text})
+    print(f"{options.out}  {text.splitlines()[0].lstrip('# ')}")
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    from evomerge.report import write_report
+
+    parser = argparse.ArgumentParser(
+        "python -m evomerge report", description="Writes report.html from a run's files."
+    )
+    parser.add_argument("run", type=Path, nargs="+", help="a study's run_dir")
+    for run in parser.parse_args(arguments).run:
+        print(write_report(run))
+    return 0
+
+
+# -- configuration ----------------------------------------------------------------------------
+
+
+def _compose(overrides: list[str], directory: Path | None) -> dict[str, Any]:
+    """The resolved config as plain data.
+
+    Raises:
+        ConfigError: naming the key at fault.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    _register()
+    if directory is not None:
+        overrides = [f"hydra.searchpath=[file://{directory.resolve()}]", *overrides]
+    try:
+        with initialize_config_module(_CONFIG_MODULE, version_base="1.3"):
+            config = compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error) from error
+    return _plain(config)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if OmegaConf.is_missing(config.models, "base"):
+        raise ConfigError.of(
+            "models", "nothing", "a base and sources",
+            f"Choose an experiment: +experiment=NAME ({', '.join(_options('experiment'))}).",
+        )  # fmt: skip
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise _explain(error) from error
+    return {str(k): v for k, v in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _register() -> None:
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from evomerge.config import Config
+    from evomerge.zoo import zoo_path
+
+    ConfigStore.instance().store("evomerge_schema", node=Config)
+    if not OmegaConf.has_resolver("evomerge.zoo"):
+        OmegaConf.register_new_resolver("evomerge.zoo", lambda rel: str(zoo_path(rel)))
+
+
+def _hydra_main(arguments: list[str]) -> int:
+    """Hydra's own command line, for its flags: sweeps, --cfg, --info."""
+    import hydra
+    from omegaconf import DictConfig
+
+    _register()
+    code = 0
+
+    def job(config: DictConfig) -> int:
+        nonlocal code
+        try:
+            status = _study(_plain(config))
+        except UserError as error:
+            _complain(error)
+            status = error.exit_code
+        except EvomergeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = error.exit_code
+        code = max(code, status)
+        return status
+
+    sys.argv = ["python -m evomerge", *arguments]
+    hydra.main(version_base="1.3", config_path=f"pkg://{_CONFIG_MODULE}", config_name="config")(
+        job
+    )()
+    return code
+
+
+def _split_directory(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Takes `--config-dir DIR` out of the arguments."""
+    if "--config-dir" not in arguments:
+        return arguments, None
+    at = arguments.index("--config-dir")
+    directory = Path(arguments[at + 1]) if at + 1 < len(arguments) else Path()
+    if not directory.is_dir() or at + 1 >= len(arguments):
+        raise ConfigError.of(
+            "--config-dir", str(directory), "a folder", "Give the folder of your YAML files."
+        )
+    return arguments[:at] + arguments[at + 2 :], directory
+
+
+def _explain(error: Exception) -> ConfigError:
+    """Hydra's and OmegaConf's messages in the form of this program's."""
+    text = str(error)
+    cause = error.__cause__
+    if cause is not None and str(cause) not in text:
+        text = f"{text}\n{cause}"
+    missing = re.search(r"Could not find '([\w@.]+)/([^']+)'", text)
+    if missing:
+        group, name = missing.groups()
+        known = _options(group.split("@")[0])
+        close = get_close_matches(name, known, n=1)
+        return ConfigError.of(
+            group, repr(name), f"one of {', '.join(known)}",
+            f"Did you mean {close[0]}?" if close else "Add a YAML file, or correct the name.",
+        )  # fmt: skip
+    key = re.search(r"full_key: (\S+)", text)
+    named = re.search(r"(?:override|find) '?([\w./@]+)'?", text)
+    field = key.group(1) if key else named.group(1) if named else "config"
+    dropped = r"(full_key|object_type|reference_type|To append|Config search path|provider=)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not re.match(dropped, line)]
+    known = _keys_beside(field)
+    close = get_close_matches(field.split(".")[-1], known, n=1, cutoff=0.6)
+    unknown = field.split(".")[-1] not in known
+    hint = f"Did you mean {close[0]}?" if close and unknown else "See python -m evomerge --help."
+    expected = f"one of {', '.join(known)}" if known and unknown else "a value of the schema"
+    return ConfigError.of(field, "; ".join(dict.fromkeys(kept))[:600], expected, hint)
+
+
+def _keys_beside(field: str) -> list[str]:
+    """Keys of the schema at the level of a dotted field; none where any key may stand."""
+    from dataclasses import fields, is_dataclass
+
+    from evomerge.config import Config
+
+    node: Any = Config()
+    for part in field.split(".")[:-1]:
+        node = getattr(node, part, None)
+    return [f.name for f in fields(node)] if is_dataclass(node) else []
+
+
+def _options(group: str) -> list[str]:
+    from importlib.resources import files
+
+    folder = files(_CONFIG_MODULE).joinpath(group)
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name != "__init__.py")
+
+
+def _groups() -> str:
+    groups = ("experiment", "models", "task", "space", "optimizer", "estimator", "engine",
+              "executor", "controls")  # fmt: skip
+    lines = []
+    for group in groups:
+        with contextlib.suppress(FileNotFoundError):
+            plus = "+" if group == "experiment" else ""
+            lines.append(f"  {plus + group + '=':13}{' | '.join(_options(group))}")
+    return "\n".join(lines)
+
+
+def _complain(error: UserError) -> None:
+    for line in _numbered(error):
+        print(line, file=sys.stderr)
+
+
+def _numbered(error: UserError) -> Iterator[str]:
+    count = len(error.problems)
+    yield "1 problem:" if count == 1 else f"{count} problems:"
+    for problem in error.problems:
+        yield f"- {problem.field}: found {problem.found}"
+        yield f"  expected {problem.expected}"
+        yield f"  {problem.remedy}"
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,221 @@
+"""The engine on transformers: any model that it knows, on CPU or GPU, one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.checkpoints.merger import Merger
+from evomerge.engines.batches import bucket
+from evomerge.engines.decoding import Decoder
+from evomerge.engines.scoring import mean_logprobs
+from evomerge.engines.tokens import Codec, cut, seed_of
+from evomerge.engines.weights import WeightWriter
+from evomerge.errors import CandidateError, ConfigError, EngineError, SourceError, UserError
+from evomerge.recipe import Recipe
+from evomerge.types import FloatArray, Generation, Sampling
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class TransformersEngine:
+    """Builds the model once and overwrites its weights for every recipe.
+
+    What is evaluated are the weights as they would be written: the merger rounds them to the
+    recipe's dtype, and `dtype` says only in which precision the model computes. `auto` means
+    the checkpoint's own dtype on a GPU and float32 on a CPU, where it is the faster one.
+
+    Prompts are sorted by length and batched by a token budget. The batches are a pure function
+    of prompts and sampling, so the same call on the same weights gives the same answers bit
+    for bit; among other prompts an answer can differ where two logits nearly tie.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        threads: int = 1,
+        seed: int = 0,
+        max_model_len: int | None = None,
+        batch_tokens: int = 8192,
+        device: str = "auto",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Loads a checkpoint.
+
+        Args:
+            model: directory that gives architecture, tokenizer and first weights.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`.
+            threads: torch threads of this process, on a CPU.
+            seed: of the sampling at a temperature above 0.
+            max_model_len: most tokens of prompt and answer; None takes the model's limit.
+            batch_tokens: most tokens of a batch, padding and room for answers included.
+            device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ...
+            attn_implementation: passed to transformers.
+            trust_remote_code: run code that comes with the checkpoint.
+
+        Raises:
+            ConfigError: if an argument has a value that cannot be.
+            SourceError: if the checkpoint cannot be read.
+        """
+        if dtype not in _DTYPES:
+            raise ConfigError.of(
+                "engine.dtype", repr(dtype), f"one of {', '.join(_DTYPES)}", "Correct it."
+            )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        self._codec = Codec(model, max_model_len, trust_remote_code)
+        self._seed = seed
+        self._budget = batch_tokens
+        self._merger = Merger()
+        self._model: Any = _build(
+            str(model), _dtype(dtype, device), device, attn_implementation, trust_remote_code
+        )
+        self._writer = WeightWriter(self._model)
+        self._decoder = Decoder(self._model, self._codec)
+        self._failed = False
+
+    def load(self, recipe: Recipe) -> None:
+        """Merges a recipe into the running model.
+
+        Raises:
+            CandidateError: if a weight is not finite or the update fails. The engine answers
+                nothing until a later load has succeeded, which overwrites everything.
+            UserError: if the recipe or its sources are at fault.
+        """
+        self.update(self._merger.merge(recipe))
+
+    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Overwrites every weight from a stream of checkpoint names and tensors.
+
+        Raises:
+            CandidateError: as `load`.
+        """
+        self._open()
+        self._failed = True
+        try:
+            self._writer.write(weights)
+        except (CandidateError, UserError):
+            raise
+        except Exception as error:
+            raise CandidateError(f"the weights could not be merged: {error}") from error
+        self._failed = False
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
+        """Answers every prompt, in the order given.
+
+        Raises:
+            ConfigError: if a prompt leaves no room for an answer.
+            EngineError: if the engine is closed or its last load failed.
+        """
+        self._ready()
+        ids = self._codec.prompts(prompts)
+        rooms = [self._codec.room(len(p), sampling.max_new_tokens) for p in ids]
+        answers: list[list[int]] = [[] for _ in ids]
+        for batch in bucket([len(p) for p in ids], rooms, self._budget):
+            found = self._decoder.run(
+                [ids[i] for i in batch],
+                [rooms[i] for i in batch],
+                sampling.stop,
+                sampling.temperature,
+                [seed_of(self._seed, i) for i in batch],
+            )
+            for i, answer in zip(batch, found, strict=True):
+                answers[i] = answer
+        texts = self._codec.decode_all(answers) if answers else []
+        return [
+            Generation(cut(text, sampling.stop), len(answer))
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
+        """Mean log-likelihood a token (nats) of each continuation given its context.
+
+        Context and continuation are tokenised together; see `Codec.pair`.
+
+        Returns:
+            a `len(pairs)` array.
+
+        Raises:
+            CandidateError: if a value is not finite.
+            TaskError: if a continuation has no token.
+            EngineError: if the engine is closed or its last load failed.
+        """
+        self._ready()
+        encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
+        values = mean_logprobs(self._model, encoded, self._codec.pad_id, self._budget)
+        return checked(np.array(values, dtype=np.float64))
+
+    def close(self) -> None:
+        """Frees the model; the engine cannot be used afterwards. A second call does nothing."""
+        self._model = self._decoder = self._writer = None  # type: ignore[assignment]
+
+    def _open(self) -> None:
+        if self._model is None:
+            raise EngineError("the engine is closed; make a new one")
+
+    def _ready(self) -> None:
+        self._open()
+        if self._failed:
+            raise EngineError("the engine holds no model, since its last load failed; load another")
+
+
+def checked(values: FloatArray) -> FloatArray:
+    """Passes log-likelihoods on.
+
+    Raises:
+        CandidateError: if one is not finite.
+    """
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise CandidateError(f"the log-likelihood of pair {bad[0]} is {values[bad[0]]}")
+    return values
+
+
+def _dtype(name: str, device: str) -> Any:
+    if name != "auto":
+        return getattr(torch, name)
+    return torch.float32 if device == "cpu" else "auto"
+
+
+def _build(path: str, dtype: Any, device: str, attention: str | None, trusted: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    extra = {"attn_implementation": attention} if attention else {}
+    try:
+        with _quiet():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, trust_remote_code=trusted, use_safetensors=True, **extra
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SourceError.of(
+            path, f"a checkpoint that does not load ({first})",
+            "safetensors weights of an architecture that transformers knows",
+            "Check the files; code that comes with a checkpoint is run only if you allow it.",
+        ) from error  # fmt: skip
+    model.requires_grad_(False)
+    return model.eval().to(device)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,256 @@
+"""The engine on vLLM: one engine for a whole study, its weights replaced in place."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge import errors
+from evomerge.engines import vllm_setup
+from evomerge.engines.tokens import Codec, cut, seed_of
+from evomerge.errors import CandidateError, ConfigError, EngineError, Problem, UserError
+from evomerge.recipe import Recipe
+from evomerge.types import FloatArray, Generation, Sampling
+
+_OURS = ("model", "tokenizer", "worker_extension_cls", "skip_tokenizer_init")
+_WORKER = "evomerge.engines.vllm_worker.MergeWorkerExtension"
+
+
+class VllmEngine:
+    """Starts vLLM once, inside this process, and streams every recipe's weights into it.
+
+    The merge runs in vLLM's worker (in each of them, with tensor parallelism): only the
+    recipe's plain data is sent there. Prompts are tokenised as `TransformersEngine` does and
+    sent as ids; answers are decoded here, too, so both engines see and give the same text.
+
+    The prefix cache lives within one recipe: `load` empties it.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        threads: int = 1,
+        seed: int = 0,
+        max_model_len: int | None = None,
+        cores: Sequence[int] | None = None,
+        kv_cache_gb: float | None = None,
+        quiet: bool = True,
+        trust_remote_code: bool = False,
+        **engine_args: Any,
+    ) -> None:
+        """Starts the engine on a checkpoint.
+
+        Args:
+            model: directory that gives architecture, tokenizer and first weights.
+            dtype: as vLLM takes it; `auto` is the checkpoint's own.
+            threads: compute threads on a CPU.
+            seed: of the sampling at a temperature above 0.
+            max_model_len: most tokens of prompt and answer; None takes the model's limit.
+            cores: core numbers this process is bound to; None leaves it where it is.
+            kv_cache_gb: room for the key-value cache in GiB. None means 1 on a CPU and, on a
+                GPU, what `gpu_memory_utilization` leaves.
+            quiet: log errors only.
+            trust_remote_code: run code that comes with the checkpoint.
+            **engine_args: any other argument of `vllm.LLM`.
+
+        Raises:
+            ConfigError: if vLLM is absent, of an untested release, or refuses an argument.
+            EngineError: if it does not start.
+        """
+        self._llm: Any = None
+        self._closed = True
+        reserved = sorted(set(engine_args) & set(_OURS))
+        if reserved:
+            raise ConfigError.of(
+                f"engine.args.{reserved[0]}", repr(engine_args[reserved[0]]),
+                "nothing: evomerge sets it", "Remove it.",
+            )  # fmt: skip
+        vllm_setup.check_version(vllm_setup.installed_version())
+        self._affinity = vllm_setup.prepare(threads, cores, quiet)
+        self._codec = Codec(model, max_model_len, trust_remote_code)
+        self._seed = seed
+        self._arguments: dict[str, Any] = {
+            "enforce_eager": True,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": not quiet,
+            **engine_args,
+            "model": str(model),
+            "dtype": dtype,
+            "seed": seed,
+            "max_model_len": max_model_len,
+            "worker_extension_cls": _WORKER,
+            "trust_remote_code": trust_remote_code,
+        }
+        self._kv_cache_gb = kv_cache_gb
+        self._failed = self._broken = False
+        self._start()
+        self._closed = False
+
+    def load(self, recipe: Recipe) -> None:
+        """Merges a recipe into the running model.
+
+        Raises:
+            CandidateError: if a weight is not finite or the update fails. The engine answers
+                nothing until a later load has succeeded; if the update stopped half-way, that
+                load starts vLLM anew first.
+            UserError: if the recipe or its sources are at fault.
+            EngineError: if the engine is closed or cannot be started anew.
+        """
+        self._open()
+        if self._broken:
+            self._restart()
+        self._failed = self._broken = True
+        try:
+            replies = self._llm.collective_rpc("evomerge_load", args=(recipe.to_dict(),))
+        except Exception as error:
+            raise CandidateError(f"the weights could not be updated: {error}") from error
+        self._broken = not all(reply["sound"] for reply in replies)
+        for reply in replies:
+            if not reply["ok"]:
+                raise _error(reply)
+        if not self._llm.reset_prefix_cache():
+            self._broken = True
+            raise CandidateError("vLLM did not let go of the cache of the weights before")
+        self._failed = False
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
+        """Answers every prompt, in the order given.
+
+        Raises:
+            ConfigError: if a prompt leaves no room for an answer.
+            EngineError: if the engine is closed, broken, or its last load failed.
+        """
+        from vllm import SamplingParams
+
+        self._ready()
+        ids = self._codec.prompts(prompts)
+        if not ids:
+            return []
+        stop = [s for s in sampling.stop if s]
+        settings = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                max_tokens=self._codec.room(len(row), sampling.max_new_tokens),
+                stop=stop,
+                stop_token_ids=list(self._codec.eos_ids),
+                include_stop_str_in_output=True,
+                detokenize=bool(stop),
+                seed=seed_of(self._seed, i) if sampling.temperature > 0 else None,
+            )
+            for i, row in enumerate(ids)
+        ]
+        answers = [list(output.outputs[0].token_ids) for output in self._run(ids, settings)]
+        texts = self._codec.decode_all(answers)
+        return [
+            Generation(cut(text, stop), len(answer))
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
+        """Mean log-likelihood a token (nats) of each continuation given its context.
+
+        Context and continuation are tokenised together; see `Codec.pair`.
+
+        Returns:
+            a `len(pairs)` array.
+
+        Raises:
+            CandidateError: if a value is not finite.
+            TaskError: if a continuation has no token.
+            EngineError: if the engine is closed, broken, or its last load failed.
+        """
+        from vllm import SamplingParams
+
+        self._ready()
+        encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
+        if not encoded:
+            return np.zeros(0)
+        settings = SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False
+        )
+        outputs = self._run([ids for ids, _ in encoded], settings)
+        values = np.empty(len(encoded))
+        for i, ((ids, start), output) in enumerate(zip(encoded, outputs, strict=True)):
+            logprobs = output.prompt_logprobs
+            picked = [logprobs[place][ids[place]].logprob for place in range(start, len(ids))]
+            values[i] = sum(picked) / len(picked)
+            if not np.isfinite(values[i]):
+                raise CandidateError(f"the log-likelihood of pair {i} is {values[i]}")
+        return values
+
+    def close(self) -> None:
+        """Frees the model; the engine cannot be used afterwards. A second call does nothing.
+
+        Another engine may be made in the same process afterwards.
+        """
+        if not self._closed:
+            self._closed = True
+            self._stop()
+            vllm_setup.restore_affinity(self._affinity)
+
+    def _run(self, ids: list[list[int]], settings: Any) -> list[Any]:
+        prompts = [{"prompt_token_ids": row} for row in ids]
+        try:
+            with vllm_setup.uncompiled(self._arguments["enforce_eager"]):
+                return list(self._llm.generate(prompts, settings, use_tqdm=False))
+        except Exception as error:
+            self._failed = self._broken = True
+            raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
+
+    def _start(self) -> None:
+        with vllm_setup.undisturbed():
+            import vllm
+            from vllm.platforms import current_platform
+
+            arguments = dict(self._arguments)
+            size = self._kv_cache_gb
+            if size is None and current_platform.is_cpu():
+                size = 1.0
+            if size is not None:
+                arguments.setdefault("kv_cache_memory_bytes", int(size * 2**30))
+            try:
+                self._llm = vllm.LLM(**arguments)
+            except TypeError as error:
+                raise ConfigError.of(
+                    "engine.args", str(error), "arguments of vllm.LLM", "Correct the name."
+                ) from error
+            except Exception as error:
+                self._stop()
+                raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
+
+    def _stop(self) -> None:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+    def _restart(self) -> None:
+        self._stop()
+        self._start()
+        self._broken = False
+
+    def _open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed; make a new one")
+
+    def _ready(self) -> None:
+        self._open()
+        if self._failed:
+            raise EngineError("the engine holds no model, since its last load failed; load another")
+
+
+def _error(reply: dict[str, Any]) -> Exception:
+    """The exception that a worker's reply stands for."""
+    kind = getattr(errors, reply.get("kind", ""), None)
+    if isinstance(kind, type) and issubclass(kind, UserError):
+        return kind([Problem(*problem) for problem in reply["problems"]])
+    return CandidateError(reply["error"])

@@ -1,0 +1,1 @@
+"""Estimators: which items a candidate answers, and what its scores are worth."""

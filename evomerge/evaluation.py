@@ -1,0 +1,154 @@
+"""Evaluating models through an executor and recording what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.executors.base import Executor
+from evomerge.executors.worker import Job, Outcome, Request
+from evomerge.journal import Journal, read_items
+from evomerge.recipe import Recipe
+from evomerge.types import ItemScores
+
+Splits = Mapping[tuple[str, str], ItemScores]
+"""Item scores by (task, split)."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure in full: its name in the report, its role and its recipe."""
+
+    name: str
+    role: str
+    recipe: Recipe
+
+
+class LazyExecutor:
+    """Starts the executor at its first job, so that a finished study starts none."""
+
+    def __init__(self, start: Callable[[], Executor]) -> None:
+        self._start = start
+        self._executor: Executor | None = None
+
+    @property
+    def workers(self) -> int:
+        """Number of workers."""
+        return self.get().workers
+
+    def get(self) -> Executor:
+        """The running executor."""
+        if self._executor is None:
+            self._executor = self._start()
+        return self._executor
+
+    def close(self) -> None:
+        """Stops it if it was started."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+
+def in_order(executor: Executor, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Runs jobs, never more at a time than there are workers; yields in the jobs' order."""
+    waiting = list(jobs)
+    arrived: dict[int, Outcome] = {}
+    running = 0
+    for job in jobs:
+        while job.id not in arrived:
+            while waiting and running < executor.workers:
+                executor.submit(waiting.pop(0))
+                running += 1
+            outcome = executor.next()
+            running -= 1
+            arrived[outcome.id] = outcome
+        yield arrived.pop(job.id)
+
+
+def summary(scores: Sequence[ItemScores]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean score, mean log-likelihood and item count by task and split, for the journal."""
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for part in scores:
+        known = part.logliks[np.isfinite(part.logliks)]
+        out.setdefault(part.task, {})[part.split] = {
+            "score": float(part.scores.mean()),
+            "loglik": float(known.mean()) if len(known) else None,
+            "items": len(part),
+        }
+    return out
+
+
+class Measurer:
+    """Measures models on whole splits; what the journal already holds is not run again."""
+
+    def __init__(
+        self, journal: Journal, executor: LazyExecutor, identities: Mapping[str, str]
+    ) -> None:
+        self._journal = journal
+        self._executor = executor
+        self._identities = identities
+        self.item_evaluations = 0
+
+    def measure(
+        self,
+        subjects: Sequence[Subject],
+        requests: Sequence[Request],
+        report: Callable[[int, int], None],
+    ) -> dict[str, Splits]:
+        """Scores by the subjects' names; a subject that failed is left out.
+
+        Args:
+            subjects: the models.
+            requests: whole splits of tasks.
+            report: called with (done, total) after each subject.
+        """
+        known = self._known()
+        wanted = {(r.task, r.split) for r in requests}
+        out: dict[str, Splits] = {}
+        jobs, by_id = [], {}
+        for number, subject in enumerate(subjects):
+            digest = subject.recipe.digest(self._identities)
+            have = known.get(digest, {})
+            if wanted <= set(have):
+                out[subject.name] = {key: have[key] for key in wanted}
+                continue
+            missing = tuple(r for r in requests if (r.task, r.split) not in have)
+            jobs.append(Job(number, subject.recipe.to_dict(), missing))
+            by_id[number] = (subject, digest)
+        done = len(out)
+        if jobs:
+            for outcome in in_order(self._executor.get(), jobs):
+                subject, digest = by_id[outcome.id]
+                self._record(subject, digest, outcome)
+                done += 1
+                report(done, len(subjects))
+            known = self._known()
+            for subject, digest in by_id.values():
+                have = known.get(digest, {})
+                if wanted <= set(have):
+                    out[subject.name] = {key: have[key] for key in wanted}
+        return {s.name: out[s.name] for s in subjects if s.name in out}
+
+    def _record(self, subject: Subject, digest: str, outcome: Outcome) -> None:
+        common = {"name": subject.name, "role": subject.role, "digest": digest}
+        if outcome.scores is None:
+            self._journal.append("measure", **common, status="failed", reason=outcome.reason)
+            return
+        self.item_evaluations += sum(len(s) for s in outcome.scores)
+        number = sum(e["event"] == "measure" for e in self._journal.events)
+        file = self._journal.write_items(f"measure-{number:05d}", outcome.scores)
+        self._journal.append(
+            "measure", **common, status="ok", scores=summary(outcome.scores), file=file
+        )
+
+    def _known(self) -> dict[str, dict[tuple[str, str], ItemScores]]:
+        """Everything measured so far, by digest and (task, split)."""
+        out: dict[str, dict[tuple[str, str], ItemScores]] = {}
+        for event in self._journal.events:
+            if event["event"] == "measure" and event["status"] == "ok":
+                for part in read_items(self._journal.run_dir / event["file"]):
+                    out.setdefault(event["digest"], {})[part.task, part.split] = part
+        return out

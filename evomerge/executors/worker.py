@@ -1,0 +1,152 @@
+"""The work itself: a recipe comes in, item scores go out.
+
+A worker holds one engine and the memory-mapped sources for a whole study.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.build import build
+from evomerge.engines.auto import make_engine
+from evomerge.errors import CandidateError
+from evomerge.recipe import Recipe
+from evomerge.types import ItemScores, Task
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker needs to start; plain data, so that it can travel.
+
+    Attributes:
+        engine: the config node of the engine.
+        model: model reference whose architecture and tokenizer the engine takes.
+        tasks: task name to its config node.
+        threads: of this worker.
+        seed: of sampling.
+    """
+
+    engine: Mapping[str, Any]
+    model: str
+    tasks: Mapping[str, Mapping[str, Any]]
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Items to answer: some or (with `indices` None) all of one split of one task."""
+
+    task: str
+    split: str
+    indices: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to evaluate: a number, a recipe as plain data, and items."""
+
+    id: int
+    recipe: Mapping[str, Any]
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        id: the job's number.
+        scores: one a request; None if the job failed.
+        reason: why it failed.
+        merge_seconds: putting the weights in place.
+        answer_seconds: generating and scoring with the model.
+        total_seconds: everything in the worker.
+        roundtrip_seconds: from hand-over to arrival, as the executor saw it.
+    """
+
+    id: int
+    scores: tuple[ItemScores, ...] | None
+    reason: str | None = None
+    merge_seconds: float = 0.0
+    answer_seconds: float = 0.0
+    total_seconds: float = 0.0
+    roundtrip_seconds: float = 0.0
+
+
+class Worker:
+    """Holds one engine and evaluates jobs with it, one at a time."""
+
+    def __init__(self, spec: WorkerSpec, cores: tuple[int, ...] | None = None) -> None:
+        """Starts the engine.
+
+        Args:
+            spec: engine, model and tasks.
+            cores: the processor cores that are this worker's own.
+        """
+        self._tasks: dict[str, Task] = {
+            name: build(node, f"task.{name}") for name, node in spec.tasks.items()
+        }
+        self._engine = make_engine(
+            spec.engine, spec.model, threads=spec.threads, cores=cores, seed=spec.seed
+        )
+
+    def evaluate(self, job: Job) -> Outcome:
+        """Merges, answers and scores. A failure is returned, not raised."""
+        begin = time.perf_counter()
+        try:
+            self._engine.load(Recipe.from_dict(job.recipe))
+            merged = time.perf_counter()
+            scores, answering = [], 0.0
+            for request in job.requests:
+                part, seconds = self._answer(request)
+                scores.append(part)
+                answering += seconds
+        except Exception as error:  # whatever one candidate does, the search goes on
+            known = isinstance(error, CandidateError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            return Outcome(
+                job.id, None, reason[:500] or type(error).__name__,
+                total_seconds=time.perf_counter() - begin,
+            )  # fmt: skip
+        return Outcome(
+            job.id, tuple(scores), None, merged - begin, answering, time.perf_counter() - begin
+        )
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self._engine.close()
+
+    def _answer(self, request: Request) -> tuple[ItemScores, float]:
+        task = self._tasks[request.task]
+        items = list(task.items(request.split))
+        if request.indices is not None:
+            items = [items[i] for i in request.indices]
+        prompts = [task.prompt(item) for item in items]
+        begin = time.perf_counter()
+        answers = self._engine.generate(prompts, task.sampling)
+        logliks = np.full(len(items), np.nan)
+        if task.loglik_weight:
+            pairs = [(p, item.gold) for p, item in zip(prompts, items, strict=True)]
+            logliks = np.asarray(self._engine.loglikelihood(pairs), dtype=np.float64)
+            if not np.isfinite(logliks).all():
+                raise CandidateError(f"{request.task}: log-likelihood is not finite")
+        seconds = time.perf_counter() - begin
+        if len(answers) != len(items):
+            raise CandidateError(f"{len(answers)} answers to {len(items)} prompts")
+        scores = [task.score(item, a.text) for item, a in zip(items, answers, strict=True)]
+        part = ItemScores(
+            task=request.task,
+            split=request.split,
+            ids=tuple(item.id for item in items),
+            scores=np.array(scores, dtype=np.float64),
+            logliks=logliks,
+            texts=tuple(a.text for a in answers),
+            tokens=np.array([a.tokens for a in answers], dtype=np.int64),
+        )
+        return part, seconds

@@ -1,0 +1,262 @@
+"""A study's memory: append-only events, and item scores in Parquet beside them.
+
+A run directory holds
+
+    config.yaml      the resolved config
+    journal.jsonl    one event a line, fsynced; the schema version is in the first
+    items/*.parquet  item scores and texts, renamed into place before the event that names them
+    .lock            held by the running study
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.errors import EvomergeError, JournalError
+from evomerge.types import ItemScores
+
+SCHEMA = 1
+JOURNAL = "journal.jsonl"
+_LOG = logging.getLogger(__name__)
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """All complete events of a run directory; a torn last line is left out.
+
+    Raises:
+        JournalError: if there is no journal, a line is damaged or the schema is unknown.
+    """
+    path = run_dir / JOURNAL
+    if not path.is_file():
+        raise JournalError.of(
+            str(run_dir), f"no {JOURNAL}", "the directory of a study",
+            "Give the run_dir of a study, such as runs/jp_math_tiny/seed0.",
+        )  # fmt: skip
+    events, _ = _parse(path)
+    return events
+
+
+class Journal:
+    """Appends events to a run directory and writes its Parquet files."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Opens or creates the journal; call within `locked`.
+
+        A torn last line (a write that was cut off) is removed with a warning.
+
+        Raises:
+            JournalError: if a line before the last is damaged or the schema is unknown.
+        """
+        self.run_dir = run_dir
+        self.path = run_dir / JOURNAL
+        (run_dir / "items").mkdir(parents=True, exist_ok=True)
+        self.events: list[dict[str, Any]] = []
+        if self.path.is_file():
+            self.events, good = _parse(self.path)
+            torn = self.path.stat().st_size - good
+            if torn:
+                _LOG.warning("%s: cut %d bytes of an unfinished last line", self.path, torn)
+                os.truncate(self.path, good)
+        _remove_unnamed(run_dir / "items", self.events)
+
+    def append(self, event: str, **data: Any) -> dict[str, Any]:
+        """Writes one event and waits until it is on the disk.
+
+        Raises:
+            EvomergeError: if the disk is full or fails; the journal stays intact.
+        """
+        record = {"event": event, **data, "time": round(time.time(), 3)}
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, before)
+            raise _disk(self.path, error) from error
+        if before == 0:
+            _sync_directory(self.run_dir)
+        self.events.append(record)
+        return record
+
+    def write_items(self, name: str, scores: Sequence[ItemScores]) -> str:
+        """Writes item scores and texts; returns the path relative to the run directory.
+
+        Columns: task, split, id, score, loglik, text, tokens.
+
+        Raises:
+            EvomergeError: if the disk is full or fails; nothing is left behind.
+        """
+        relative = f"items/{name}.parquet"
+        write_items(self.run_dir / relative, scores)
+        return relative
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Holds a run directory for one process.
+
+    Raises:
+        JournalError: if another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise JournalError.of(
+            f"run_dir={run_dir}", "another run at work in it", "a directory of its own",
+            "Wait for it to end, or give this run another run_dir.",
+        ) from error  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        EvomergeError: if the disk is full or fails.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _disk(path, error) from error
+
+
+def write_items(path: Path, scores: Sequence[ItemScores]) -> None:
+    """Writes item scores to one Parquet file, whole or not at all.
+
+    Raises:
+        EvomergeError: if the disk is full or fails.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "task": [s.task for s in scores for _ in s.ids],
+            "split": [s.split for s in scores for _ in s.ids],
+            "id": [i for s in scores for i in s.ids],
+            "score": [float(v) for s in scores for v in s.scores],
+            "loglik": [float(v) for s in scores for v in s.logliks],
+            "text": [t for s in scores for t in s.texts],
+            "tokens": [int(t) for s in scores for t in s.tokens],
+        }
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _disk(path, error) from error
+
+
+def read_items(path: Path) -> list[ItemScores]:
+    """Reads what `write_items` wrote, one `ItemScores` a task and split.
+
+    Raises:
+        JournalError: if the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise JournalError.of(
+            str(path), f"a missing or damaged file ({error})", "the item scores of an event",
+            "Restore it from a copy, or start again in another run_dir.",
+        ) from error  # fmt: skip
+    parts: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        parts.setdefault((row["task"], row["split"]), []).append(row)
+    return [
+        ItemScores(
+            task=task,
+            split=split,
+            ids=tuple(r["id"] for r in part),
+            scores=np.array([r["score"] for r in part], dtype=np.float64),
+            logliks=np.array([r["loglik"] for r in part], dtype=np.float64),
+            texts=tuple(r["text"] for r in part),
+            tokens=np.array([r["tokens"] for r in part], dtype=np.int64),
+        )
+        for (task, split), part in parts.items()
+    ]
+
+
+def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Events, and the number of bytes that hold them."""
+    events: list[dict[str, Any]] = []
+    good = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            if number == len(lines):
+                break
+            raise JournalError.of(
+                f"{path}:{number}", "a damaged line", "one JSON object a line",
+                "Restore the file from a copy, or start again in another run_dir.",
+            )  # fmt: skip
+        events.append(event)
+        good += len(line)
+    if events and events[0].get("schema") != SCHEMA:
+        raise JournalError.of(
+            f"{path}:1", f"schema {events[0].get('schema')!r}", f"schema {SCHEMA}",
+            "Read it with the version of evomerge that wrote it.",
+        )  # fmt: skip
+    return events, good
+
+
+def _remove_unnamed(folder: Path, events: Sequence[Mapping[str, Any]]) -> None:
+    """Deletes Parquet files that were written but never named by an event."""
+    named = {e["file"] for e in events if e.get("file")}
+    for path in folder.iterdir():
+        if f"items/{path.name}" not in named:
+            path.unlink()
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk(path: Path, error: OSError) -> EvomergeError:
+    return EvomergeError(
+        f"{path}: could not be written ({error}). The journal is intact; free some space "
+        "and run the same command again to go on."
+    )

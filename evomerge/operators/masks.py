@@ -1,0 +1,56 @@
+"""Random masks from a counter-based generator.
+
+Element i of a mask depends on (seed, source, tensor name, i) alone: not on the order of
+merging, the number of workers, the device or any global state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed 64-bit integer
+_M2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class MaskKey:
+    """What a mask is drawn from: study seed, the source's content, the tensor's name."""
+
+    seed: int
+    source: str
+    tensor: str
+
+    def state(self) -> int:
+        """A signed 64-bit integer derived from the three parts."""
+        text = f"{self.seed}\0{self.source}\0{self.tensor}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "little", signed=True)
+
+
+def uniform(key: MaskKey, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """`count` numbers in [0, 1), float32 with 24 random bits each.
+
+    Source: splitmix64 (Steele, Lea, Flood 2014) evaluated at key + i * golden ratio; integer
+    multiplication wraps the same way on every device.
+    """
+    counter = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+    z = counter * _GOLDEN + key.state()
+    z = (z ^ _shift(z, 30)) * _M1
+    z = (z ^ _shift(z, 27)) * _M2
+    z = z ^ _shift(z, 31)
+    return _shift(z, 40).to(torch.float32) * 2.0**-24
+
+
+def bernoulli(key: MaskKey, like: Tensor, density: float) -> Tensor:
+    """Boolean mask of `like`'s shape; each element is kept with probability `density`."""
+    draws = uniform(key, like.numel(), like.device)
+    return (draws < density).view(like.shape)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch shifts arithmetically)."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

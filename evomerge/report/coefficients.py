@@ -1,0 +1,106 @@
+"""A genome as grids of source x layer group, one for each parameter of the merge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.report.reading import mapping, number
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values of one parameter (weight, density, ...) by source and layer group.
+
+    Attributes:
+        parameter: what the values are.
+        sources: the rows, in the order of the search space.
+        groups: the columns, from the embedding to the head.
+        values: value at (source, group); a pair that does not vary is absent.
+        low: least value that the search allows.
+        high: greatest value that the search allows.
+    """
+
+    parameter: str
+    sources: tuple[str, ...]
+    groups: tuple[str, ...]
+    values: dict[tuple[str, str], float]
+    low: float
+    high: float
+
+    @property
+    def signed(self) -> bool:
+        """Whether the colours are to diverge from 0."""
+        return self.parameter == "weight" or self.low < 0
+
+    @property
+    def reach(self) -> float:
+        """The greatest absolute value, of the bounds and the values; at least a tiny number."""
+        return max(abs(self.low), abs(self.high), *(abs(v) for v in self.values.values()), 1e-9)
+
+
+@dataclass
+class _Cells:
+    values: dict[tuple[str, str], float] = field(default_factory=dict)
+    bounds: list[float] = field(default_factory=list)
+
+
+def split_name(name: str) -> tuple[str, str, str] | None:
+    """`parameter/source/group` as its parts (a source may hold slashes), None if it is not one."""
+    parts = name.split("/")
+    if len(parts) < 3 or not all(parts):
+        return None
+    return parts[0], "/".join(parts[1:-1]), parts[-1]
+
+
+def group_order(group: str) -> tuple[int, int, str]:
+    """Sort key of a layer group: embedding, blocks by number, head, `all`, then any other."""
+    if block := re.fullmatch(r"block\.(\d{1,9})", group):
+        return 1, int(block[1]), ""
+    fixed = {"embedding": 0, "head": 2, "all": 3}
+    return fixed.get(group, 4), 0, group
+
+
+def group_label(group: str) -> str:
+    """A short name for a column: the number of a block, else the group itself."""
+    return group.removeprefix("block.")
+
+
+def read_genome(
+    dimensions: Sequence[Any], genome: Sequence[Any]
+) -> tuple[list[Grid], list[tuple[str, str]]]:
+    """The grids of a genome, and (name, value) of every dimension that belongs to no grid.
+
+    Both are empty if genome and dimensions differ in length: nothing is then known.
+    """
+    cells: dict[str, _Cells] = {}
+    others: list[tuple[str, str]] = []
+    if len(dimensions) != len(genome):
+        return [], []
+    for dimension, gene in zip(map(mapping, dimensions), genome, strict=True):
+        name, value = str(dimension.get("name", "")), number(gene)
+        parts = split_name(name)
+        if parts is None or value is None:
+            others.append((name, str(gene)))
+            continue
+        parameter, source, group = parts
+        cell = cells.setdefault(parameter, _Cells())
+        cell.values[source, group] = value
+        limits = (number(dimension.get("low")), number(dimension.get("high")))
+        cell.bounds += [value, *(v for v in limits if v is not None)]
+    return [_grid(parameter, cell) for parameter, cell in cells.items()], others
+
+
+def _grid(parameter: str, cells: _Cells) -> Grid:
+    sources = dict.fromkeys(source for source, _ in cells.values)
+    groups = dict.fromkeys(group for _, group in cells.values)
+    return Grid(
+        parameter=parameter,
+        sources=tuple(sources),
+        groups=tuple(sorted(groups, key=group_order)),
+        values=cells.values,
+        low=min(cells.bounds),
+        high=max(cells.bounds),
+    )

@@ -1,0 +1,64 @@
+"""How the report writes numbers; None is always a dash."""
+
+from __future__ import annotations
+
+NONE = "\N{EN DASH}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal: 0.625 is "62.5%"."""
+    return NONE if value is None else f"{100 * value:.1f}%"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The interval of a share: "[55.6%, 69.0%]"."""
+    if low is None or high is None:
+        return NONE
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def points(value: float | None, sign: bool = True) -> str:
+    """A difference of shares in percentage points: 0.085 is "+8.5 percentage points"."""
+    if value is None:
+        return NONE
+    text = f"{100 * value:+.1f}" if sign else f"{100 * abs(value):.1f}"
+    return f"{'0.0' if text in ('+0.0', '-0.0') else text} percentage points"
+
+
+def points_interval(low: float | None, high: float | None) -> str:
+    """The interval of a difference: "[+2.1, +14.9]", in percentage points."""
+    if low is None or high is None:
+        return NONE
+    return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value: "p = 0.012", "p < 0.001"."""
+    if p is None:
+        return f"p {NONE}"
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.3f}"
+
+
+def whole(value: int | None) -> str:
+    """A count with thousands separated: "12,000"."""
+    return NONE if value is None else f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in its two largest units: "1 h 5 min", "4.2 s"."""
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min"
+
+
+def coefficient(value: float | None) -> str:
+    """A merge parameter with three decimals: "-0.125"."""
+    return NONE if value is None else f"{value:.3f}"

@@ -1,0 +1,112 @@
+"""The self-contained HTML page of a run.
+
+It loads nothing: scripts and styles stand in the page and a content security policy that lists
+their hashes forbids anything else, so that text from a model, a config or a journal cannot run
+even where escaping failed. Vega runs with its expression interpreter, without `eval`.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import os
+import re
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from evomerge.report.content import Content, prepare
+from evomerge.report.figures import theme
+from evomerge.report.reading import read_run
+
+PAGE = "report.html"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` into a run directory and returns its path.
+
+    Works at any time of a study: before `results.json` exists the page holds what the journal
+    knows and says so. The file is replaced in one step.
+
+    Raises:
+        UserError: `run_dir` is not the directory of a run, or its results are damaged.
+    """
+    run_dir = Path(run_dir)
+    html = render_page(prepare(read_run(run_dir)))
+    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=f".{PAGE}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
+            out.write(html)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(run_dir / PAGE)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return run_dir / PAGE
+
+
+def render_page(content: Content) -> str:
+    """The page as text; every text of `content` is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    from evomerge.report import numbers
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_asset),
+    )
+    environment.globals["fmt"] = numbers
+    environment.filters["script_json"] = lambda value: Markup(script_json(value))
+    style, code = _asset("page.css"), _asset("page.js")
+    scripts = [_bundle(), code] if content.charts else [code]
+    return environment.get_template("page.html.j2").render(
+        content=content,
+        policy=policy(scripts, style),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        themes={mode: theme(mode) for mode in ("light", "dark")},
+    )
+
+
+def script_json(value: Any) -> str:
+    """`value` as JSON that is safe inside a `<script>` element: ASCII, and no `<`, `>` or `&`."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def policy(scripts: list[str], style: str) -> str:
+    """The content security policy: nothing but these scripts and this style."""
+    hashes = " ".join(_hash(script) for script in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return (files("evomerge.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page."""
+    import vl_convert
+
+    code = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    code = code.replace("\r\n", "\n").replace("\r", "\n")
+    code = re.sub(r"</(script)", r"<\\/\1", code, flags=re.IGNORECASE)
+    return code.replace("<!--", "\\x3c!--")

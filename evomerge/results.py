@@ -1,0 +1,116 @@
+"""`results.json` and the best merge on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoints.writer import write_checkpoint
+from evomerge.estimators.intervals import mean_interval, paired_test
+from evomerge.evaluation import Splits
+from evomerge.journal import read_events, write_atomic
+from evomerge.proof import BEST, Proof
+from evomerge.setup import Setup, model_identities
+
+SCHEMA = 1
+
+
+def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
+    """The results in the form that other programs rely on."""
+    models: dict[str, Any] = {}
+    for name, subject in proof.subjects.items():
+        models[name] = {
+            "role": subject.role,
+            "digest": proof.digests[name],
+            "scores": _scores(proof.splits[name]),
+        }
+    search = proof.searches[0]
+    recorded = read_events(setup.run_dir)[0]
+    cost = search.cost
+    return {
+        "schema": SCHEMA,
+        "experiment": setup.config["experiment"],
+        "seed": setup.seed,
+        "objective": setup.task.name,
+        "best": BEST,
+        "splits": {
+            t.name: {s: len(t.items(s)) for s in ("search", "validation", "test")}
+            for t in setup.tasks
+        },
+        "models": models,
+        "paired_test": _paired(setup, proof),
+        "cost": {
+            "candidates": cost.candidates,
+            "failed": cost.failed,
+            "item_evaluations": cost.item_evaluations,
+            "seconds": round(cost.seconds, 2),
+            "overhead_ms_per_candidate": round(1000 * cost.overhead / max(1, cost.candidates), 2),
+        },
+        "controls_cost": {
+            s.name: {"candidates": s.cost.candidates, "seconds": round(s.cost.seconds, 2)}
+            for s in proof.searches[1:]
+        },
+        "failed_controls": list(proof.failed),
+        "versions": recorded["versions"],
+    }
+
+
+def write_study(setup: Setup, proof: Proof) -> dict[str, Any]:
+    """Writes `best/recipe.yaml`, `best/model/` and `results.json`; returns the results.
+
+    Raises:
+        EvomergeError: if the disk is full or fails; what was there before stays.
+    """
+    from evomerge.report.card import model_card
+
+    results = make_results(setup, proof)
+    recipe = proof.best.recipe
+    folder = setup.run_dir / "best"
+    folder.mkdir(exist_ok=True)
+    text = recipe.to_yaml(model_identities(setup))
+    if not _is_current(folder, text):
+        (folder / "recipe.yaml").unlink(missing_ok=True)
+        if (folder / "model").exists():
+            shutil.rmtree(folder / "model")
+        write_checkpoint(
+            recipe, setup.merger, folder / "model", {"README.md": model_card(results, text)}
+        )
+        write_atomic(folder / "recipe.yaml", text)
+    write_atomic(
+        setup.run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    )
+    return results
+
+
+def _is_current(folder: Path, text: str) -> bool:
+    recipe = folder / "recipe.yaml"
+    return recipe.is_file() and recipe.read_text() == text and (folder / "model").is_dir()
+
+
+def _scores(splits: Splits) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
+    for (task, split), part in sorted(splits.items()):
+        interval = mean_interval(part.scores)
+        out.setdefault(task, {})[split] = {
+            "value": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "items": len(part),
+        }
+    return out
+
+
+def _paired(setup: Setup, proof: Proof) -> dict[str, Any]:
+    key = (setup.task.name, "test")
+    sources = [s.name for s in proof.subjects.values() if s.role == "source"]
+    against = max(sources, key=lambda name: float(proof.splits[name][key].scores.mean()))
+    test = paired_test(proof.splits[BEST][key].scores, proof.splits[against][key].scores)
+    return {
+        "against": against,
+        "difference": test.difference,
+        "low": test.low,
+        "high": test.high,
+        "p": test.p,
+    }

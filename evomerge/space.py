@@ -1,0 +1,171 @@
+"""What may vary: named, bounded dimensions over a recipe template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.recipe import Case, Recipe, Scalar, Setting, Source, resolve
+from evomerge.types import FloatArray
+
+ALL = "all"
+GRANULARITIES = ("layer", "global")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One number of a genome.
+
+    Attributes:
+        name: `parameter/source/group`.
+        low: lower bound.
+        high: upper bound.
+        start: where a search begins.
+        step: standard deviation of a search's first samples.
+    """
+
+    name: str
+    low: float
+    high: float
+    start: float
+    step: float
+
+
+class SearchSpace(Protocol):
+    """Maps genomes to recipes."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def decode(self, genome: FloatArray) -> Recipe:
+        """Recipe of a genome, an array of `len(dimensions)` numbers."""
+
+    def encode(self, recipe: Recipe) -> FloatArray:
+        """Genome of a recipe of this space; the inverse of `decode`."""
+
+
+class MergeSpace:
+    """Varies parameters of one operator, per source and layer group or per source.
+
+    Masks of operators that draw some are the same for every candidate of a study (common
+    random numbers), so a genome always means the same weights.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        parameters: Mapping[str, Mapping[str, float | None]],
+        base: str | None,
+        sources: Mapping[str, str],
+        groups: Mapping[str, Sequence[str | None]],
+        granularity: str = "layer",
+        fixed: Mapping[str, Scalar] | None = None,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+    ) -> None:
+        """Lays out the dimensions.
+
+        Args:
+            method: name of the operator.
+            parameters: searched parameter to `low`, `high` and optionally `start` (default:
+                the middle) and `step` (default: a sixth of the range).
+            base: model reference of the base.
+            sources: name to model reference.
+            groups: layer group to the tensor-name substrings that pick it.
+            granularity: layer (one value per source and group) or global (one per source).
+            fixed: operator parameters that do not vary.
+            dtype: of the merged tensors.
+            seed: of the random masks.
+
+        Raises:
+            ConfigError: naming the key at fault.
+        """
+        if granularity not in GRANULARITIES:
+            raise ConfigError.of(
+                "space.granularity", repr(granularity), f"one of {', '.join(GRANULARITIES)}",
+                "Correct it.",
+            )  # fmt: skip
+        if not parameters:
+            raise ConfigError.of(
+                "space.parameters", "nothing", "at least one parameter to vary",
+                "For example space.parameters.weight={low: 0, high: 1}.",
+            )  # fmt: skip
+        self.method = method
+        self.base = base
+        self.sources = dict(sources)
+        self.groups = {ALL: (None,)} if granularity == "global" else dict(groups)
+        self.fixed = dict(fixed or {})
+        self.dtype = dtype
+        self.seed = seed
+        ranges = {name: _range(name, spec) for name, spec in parameters.items()}
+        self.dimensions: tuple[Dimension, ...] = tuple(
+            Dimension(f"{parameter}/{source}/{group}", *limits)
+            for parameter, limits in ranges.items()
+            for source in self.sources
+            for group in self.groups
+        )
+        self._parameters = tuple(ranges)
+
+    def decode(self, genome: FloatArray) -> Recipe:
+        """Recipe of a genome.
+
+        Raises:
+            ValueError: if it has another length.
+        """
+        if len(genome) != len(self.dimensions):
+            raise ValueError(f"genome of {len(genome)} numbers; expected {len(self.dimensions)}")
+        values = dict(zip((d.name for d in self.dimensions), map(float, genome), strict=True))
+        sources = [
+            Source(ref, {p: self._setting(values, p, name) for p in self._parameters})
+            for name, ref in self.sources.items()
+        ]
+        fixed: dict[str, Setting] = {**self.fixed, "seed": self.seed}
+        return Recipe(self.method, tuple(sources), self.base, fixed, self.dtype)
+
+    def encode(self, recipe: Recipe) -> FloatArray:
+        """Genome of a recipe that this space made."""
+        genome = []
+        parameters = {s.model: s.parameters for s in recipe.sources}
+        for dimension in self.dimensions:
+            parameter, source, group = dimension.name.split("/")
+            setting = parameters[self.sources[source]][parameter]
+            value: Any = resolve(setting, self.groups[group][0] or "")
+            genome.append(float(value))
+        return np.array(genome, dtype=np.float64)
+
+    def _setting(self, values: Mapping[str, float], parameter: str, source: str) -> Setting:
+        if set(self.groups) == {ALL}:
+            return values[f"{parameter}/{source}/{ALL}"]
+        cases = [
+            Case(pattern, values[f"{parameter}/{source}/{group}"])
+            for group, patterns in self.groups.items()
+            for pattern in patterns
+        ]
+        return tuple(sorted(cases, key=lambda case: case.filter is None))
+
+
+def _range(name: str, spec: Mapping[str, float | None]) -> tuple[float, float, float, float]:
+    unknown = [k for k in spec if k not in ("low", "high", "start", "step")]
+    if unknown:
+        raise ConfigError.of(
+            f"space.parameters.{name}.{unknown[0]}", "an unknown key", "low, high, start or step",
+            "Correct it.",
+        )  # fmt: skip
+    low, high = spec.get("low"), spec.get("high")
+    if low is None or high is None or not low < high:
+        raise ConfigError.of(
+            f"space.parameters.{name}", f"low={low}, high={high}", "two numbers, low < high",
+            "Correct the bounds.",
+        )  # fmt: skip
+    start, step = spec.get("start"), spec.get("step")
+    start = (low + high) / 2 if start is None else start
+    step = (high - low) / 6 if step is None else step
+    if not low <= start <= high or not step > 0:
+        raise ConfigError.of(
+            f"space.parameters.{name}", f"start={start}, step={step}",
+            f"a start in [{low}, {high}] and a positive step", "Correct them.",
+        )  # fmt: skip
+    return float(low), float(high), float(start), float(step)

@@ -1,0 +1,1 @@
+"""Items, prompts and scorers; what a model is asked and how its answers are judged."""
