@@ -67,6 +67,10 @@ def load_target(spec: Mapping[str, Any], field: str) -> Any:
         raise ConfigError.of(
             f"{field}.{TARGET}", path, "a component defined by that package", "Correct the name."
         )
+    if not callable(found) or inspect.isabstract(found) or getattr(found, "_is_protocol", False):
+        raise ConfigError.of(
+            f"{field}.{TARGET}", path, "a class or function that can be called", "Correct the name."
+        )
     return found
 
 
@@ -89,17 +93,22 @@ def _nested(value: Any, field: str) -> Any:
 def _check_arguments(
     target: Any, arguments: Mapping[str, Any], extra: Mapping[str, Any], field: str
 ) -> None:
-    parameters = inspect.signature(target).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    settable = [p for p in parameters if p not in extra]
+    parameters = inspect.signature(target).parameters.values()
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    foreign = [] if open_ended else [name for name in extra if name not in named]
+    if foreign:
+        raise ConfigError.of(
+            f"{field}.{TARGET}", f"{target.__qualname__}, which takes no {foreign[0]}",
+            f"a component for {field.split('.')[0]}", "Correct the name.",
+        )  # fmt: skip
+    settable = [name for name in named if name not in extra]
     for key in arguments:
-        if key not in settable:
+        if key in extra or (key not in settable and not open_ended):
             close = get_close_matches(key, settable, n=1)
             hint = f"Did you mean {field}.{close[0]}?" if close else "Remove it."
-            raise ConfigError.of(
-                f"{field}.{key}", "an unknown key", f"one of {', '.join(settable)}", hint
-            )
+            expected = f"one of {', '.join(settable)}" if settable else "no key"
+            raise ConfigError.of(f"{field}.{key}", "an unknown key", expected, hint)
     for name in settable:
-        if parameters[name].default is inspect.Parameter.empty and name not in arguments:
-            raise ConfigError.of(f"{field}.{name}", "no value", "a value", f"Set {field}.{name}=...")
+        if named[name].default is inspect.Parameter.empty and name not in arguments:
+            raise ConfigError.of(f"{field}.{name}", "nothing", "a value", f"Set {field}.{name}.")

@@ -86,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
     overrides, directory = _split_directory(arguments)
     if any(a.startswith("-") for a in overrides):
         return _hydra_main(arguments)
-    return _study(_compose(overrides, directory))
+    return _study(compose_config(overrides, directory))
 
 
 # -- verbs ------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def _check(arguments: list[str]) -> int:
     from evomerge.check import check
 
     overrides, directory = _split_directory(arguments)
-    config = _compose(overrides, directory)
+    config = compose_config(overrides, directory)
     problems = check(config, print)
     if problems:
         raise UserError(problems)
@@ -160,7 +160,7 @@ def _report(arguments: list[str]) -> int:
 # -- configuration ----------------------------------------------------------------------------
 
 
-def _compose(overrides: list[str], directory: Path | None) -> dict[str, Any]:
+def compose_config(overrides: list[str], directory: Path | None = None) -> dict[str, Any]:
     """The resolved config as plain data.
 
     Raises:
@@ -194,7 +194,9 @@ def _plain(config: Any) -> dict[str, Any]:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise _explain(error) from error
-    return {str(k): v for k, v in plain.items()} if isinstance(plain, dict) else {}
+    out: dict[str, Any] = {str(k): v for k, v in dict(plain).items()}  # type: ignore[arg-type]
+    out["report_tasks"] = out["report_tasks"] or {}
+    return out
 
 
 def _register() -> None:

@@ -83,7 +83,7 @@ class Config:
     space: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    report_tasks: dict[str, Any] = field(default_factory=dict)
+    report_tasks: dict[str, Any] | None = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
     executor: Executor = field(default_factory=Executor)

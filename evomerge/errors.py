@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,12 @@ class UserError(EvomergeError):
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(p) for p in self.problems))
 
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Problem, ...]]]:
+        """Keeps the problems whole when the error crosses from one process to another."""
+        return type(self), (self.problems,)
+
     @classmethod
-    def of(cls, field: str, found: str, expected: str, remedy: str) -> UserError:
+    def of(cls, field: str, found: str, expected: str, remedy: str) -> Self:
         """Builds the error from the four parts of a single problem."""
         return cls(Problem(field, found, expected, remedy))
 

@@ -71,7 +71,7 @@ def prove(
     subjects += [Subject(name, "source", recipe) for name, recipe in sources.items()]
     controls = control_recipes(setup.config)
     subjects += [Subject(name, "control", recipe) for name, recipe in controls.items()]
-    requests = [Request(setup.task.name, "search")]
+    requests = [Request(setup.task.name, "search", searches[0].indices(0))]
     requests += [Request(task.name, "test") for task in setup.tasks]
     splits = _measure(subjects, requests, measurer, progress, "proof on held-out items")
     for name in (BEST, *sources):

@@ -39,7 +39,7 @@ class Source:
     """A model that takes part in a merge, with the parameters that are its own."""
 
     model: str
-    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    parameters: Mapping[str, Setting] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Recipe:
     method: str
     sources: tuple[Source, ...]
     base: str | None = None
-    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    parameters: Mapping[str, Setting] = field(default_factory=dict, hash=False)
     dtype: str = "bfloat16"
 
     def models(self) -> tuple[str, ...]:
@@ -104,8 +104,8 @@ class Recipe:
         """
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            first = str(error).splitlines()[0]
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            first = " ".join(str(error).split())
             raise RecipeError.of(
                 str(path), first, "a readable YAML file", "Check the path and the syntax."
             ) from error
@@ -115,9 +115,10 @@ class Recipe:
         """sha256 of the recipe's meaning, 64 hex digits.
 
         With `identities` (model reference to content fingerprint) it does not depend on
-        where the models lie or what they are called.
+        where the models lie or what they are called. Equal numbers count as one value,
+        however they are written (1 and 1.0).
         """
-        data = self.to_dict()
+        data = _canonical(self.to_dict())
         names = identities or {}
         if self.base:
             data["base_model"] = names.get(self.base, self.base)
@@ -137,6 +138,15 @@ def resolve(setting: Setting, tensor: str) -> Scalar | None:
     return None
 
 
+def _canonical(value: Any) -> Any:
+    """Plain data with every whole float as an integer, so that 1.0 and 1 print the same."""
+    if isinstance(value, dict):
+        return {k: _canonical(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _plain_parameters(parameters: Mapping[str, Setting]) -> dict[str, Any]:
     return {name: _plain(setting) for name, setting in parameters.items()}
 
@@ -150,6 +160,7 @@ def _plain(setting: Setting) -> Any:
     ]
 
 
+_LARGEST = 2**63
 _KEYS = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype")
 
 
@@ -163,14 +174,17 @@ def _read(data: Any, where: str) -> Recipe:
     if not isinstance(method, str):
         raise _bad(f"{where}: merge_method", repr(method), "the name of an operator")
     models = data.get("models")
-    if not isinstance(models, Sequence) or isinstance(models, str) or not models:
+    if not isinstance(models, Sequence) or isinstance(models, str | bytes) or not models:
         raise _bad(f"{where}: models", repr(models), "a list of at least one model")
     base = data.get("base_model")
-    if base is not None and not isinstance(base, str):
+    if base is not None and (not isinstance(base, str) or not base):
         raise _bad(f"{where}: base_model", repr(base), "a path or a hub name")
-    dtype = data.get("out_dtype") or data.get("dtype") or "bfloat16"
-    if dtype not in DTYPES:
-        raise _bad(f"{where}: dtype", repr(dtype), f"one of {', '.join(DTYPES)}")
+    dtype = "bfloat16"
+    for key in ("dtype", "out_dtype"):
+        if data.get(key) is not None:
+            dtype = data[key]
+            if dtype not in DTYPES:
+                raise _bad(f"{where}: {key}", repr(dtype), f"one of {', '.join(DTYPES)}")
     return Recipe(
         method=method,
         sources=tuple(_source(m, f"{where}: models[{i}]") for i, m in enumerate(models)),
@@ -181,12 +195,13 @@ def _read(data: Any, where: str) -> Recipe:
 
 
 def _source(entry: Any, where: str) -> Source:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
+    model = entry.get("model") if isinstance(entry, Mapping) else None
+    if not isinstance(model, str) or not model:
         raise _bad(where, repr(entry), "a mapping with `model: <path or hub name>`")
     unknown = [str(k) for k in entry if k not in ("model", "parameters")]
     if unknown:
         raise _bad(f"{where}.{unknown[0]}", "an unsupported key", "model or parameters")
-    return Source(entry["model"], _settings(entry.get("parameters"), f"{where}.parameters"))
+    return Source(model, _settings(entry.get("parameters"), f"{where}.parameters"))
 
 
 def _settings(data: Any, where: str) -> dict[str, Setting]:
@@ -206,6 +221,9 @@ def _setting(value: Any, where: str) -> Setting:
 def _case(value: Any, where: str) -> Case:
     if not isinstance(value, Mapping) or "value" not in value:
         raise _bad(where, repr(value), "{filter: <substring of tensor names>, value: <number>}")
+    unknown = [str(k) for k in value if k not in ("filter", "value")]
+    if unknown:
+        raise _bad(f"{where}.{unknown[0]}", "an unsupported key", "filter or value")
     pattern = value.get("filter")
     return Case(None if pattern is None else str(pattern), _scalar(value["value"], where))
 
@@ -215,6 +233,8 @@ def _scalar(value: Any, where: str) -> Scalar:
         raise _bad(where, repr(value), "a finite number")
     if not isinstance(value, bool | int | float | str):
         raise _bad(where, repr(value), "a number, a boolean, a word or a list of cases")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise _bad(where, "an integer of more than 63 bits", "a number of ordinary size")
     return value
 
 

@@ -88,6 +88,8 @@ class Search:
         """Replays the journal, then searches until a limit is reached."""
         pending = self._replay()
         total = self._total()
+        if pending is not None or not (self._finished() or total == self.cost.candidates):
+            self.executor.get()  # engines start before the clock does
         progress.start(self.name, self.cost.candidates, total)
         try:
             while True:
@@ -110,12 +112,18 @@ class Search:
                 found.setdefault(trial.digest, trial)
         return list(found.values())[:count]
 
+    def indices(self, generation: int) -> tuple[int, ...] | None:
+        """The search items that a generation answers; None stands for all."""
+        count = len(self.setup.task.items("search"))
+        chosen = self.setup.estimator.choose(count, generation, derive(self.setup.seed, "items"))
+        return None if len(chosen) == count else tuple(int(i) for i in chosen)
+
     # -- one generation -------------------------------------------------------------------
 
     def _ask(self) -> dict[str, Any] | None:
         begin = time.perf_counter()
-        indices = self._items(self._generation)
-        n = min(self.optimizer.batch, self._allowed(len(indices)))
+        indices = self.indices(self._generation)
+        n = min(self.optimizer.batch, self._allowed(self._item_count(indices)))
         if n < 1:
             return None
         first = _next_id(self.journal)
@@ -123,12 +131,11 @@ class Search:
         for i, genome in enumerate(self.optimizer.ask(n)):
             digest = self.setup.space.decode(genome).digest(self.identities)
             candidates.append({"id": first + i, "genome": genome.tolist(), "digest": digest})
-        everything = len(indices) == len(self.setup.task.items("search"))
         event = self.journal.append(
             "ask",
             search=self.name,
             generation=self._generation,
-            items=None if everything else indices,
+            items=None if indices is None else list(indices),
             candidates=candidates,
         )
         self._busy += time.perf_counter() - begin
@@ -258,10 +265,8 @@ class Search:
 
     # -- limits ---------------------------------------------------------------------------
 
-    def _items(self, generation: int) -> list[int]:
-        count = len(self.setup.task.items("search"))
-        seed = derive(self.setup.seed, "items")
-        return [int(i) for i in self.setup.estimator.choose(count, generation, seed)]
+    def _item_count(self, indices: tuple[int, ...] | None) -> int:
+        return len(self.setup.task.items("search")) if indices is None else len(indices)
 
     def _allowed(self, items: int) -> int:
         """How many more candidates the budget bears."""
@@ -284,7 +289,7 @@ class Search:
         return False
 
     def _total(self) -> int | None:
-        allowed = self._allowed(len(self._items(0)))
+        allowed = self._allowed(self._item_count(self.indices(0)))
         return None if allowed >= 1 << 29 else self.cost.candidates + allowed
 
 

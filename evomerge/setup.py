@@ -108,14 +108,14 @@ def make_task(node: Any, field: str) -> Task:
     Raises:
         ConfigError, TaskError: naming the key.
     """
-    task: Task = build(node, field)
+    task: Task = build(node, field, key=field)
     return task
 
 
 def make_space(config: Config, merger: Merger) -> SearchSpace:
     """Builds the search space over the pool's layer groups."""
     models = config["models"]
-    layout = merger.checkpoint(models["base"]).layout
+    layout = merger.checkpoint(models["base"], "models.base").layout
     space: SearchSpace = build(
         config["space"],
         "space",

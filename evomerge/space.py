@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ from evomerge.types import FloatArray
 
 ALL = "all"
 GRANULARITIES = ("layer", "global")
+Place = tuple[str, str, str]
+"""Parameter, source and layer group of one dimension."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,16 @@ class MergeSpace:
                 "space.granularity", repr(granularity), f"one of {', '.join(GRANULARITIES)}",
                 "Correct it.",
             )  # fmt: skip
-        if not parameters:
+        if not isinstance(parameters, Mapping) or not parameters:
             raise ConfigError.of(
                 "space.parameters", "nothing", "at least one parameter to vary",
                 "For example space.parameters.weight={low: 0, high: 1}.",
+            )  # fmt: skip
+        twice = [name for name in parameters if name in (fixed or {})]
+        if twice:
+            raise ConfigError.of(
+                f"space.fixed.{twice[0]}", "a parameter that varies", "one that does not vary",
+                f"Remove it there or from space.parameters.{twice[0]}.",
             )  # fmt: skip
         self.method = method
         self.base = base
@@ -101,11 +110,14 @@ class MergeSpace:
         self.dtype = dtype
         self.seed = seed
         ranges = {name: _range(name, spec) for name, spec in parameters.items()}
-        self.dimensions: tuple[Dimension, ...] = tuple(
-            Dimension(f"{parameter}/{source}/{group}", *limits)
-            for parameter, limits in ranges.items()
+        self._places = tuple(
+            (parameter, source, group)
+            for parameter in ranges
             for source in self.sources
             for group in self.groups
+        )
+        self.dimensions: tuple[Dimension, ...] = tuple(
+            Dimension("/".join(place), *ranges[place[0]]) for place in self._places
         )
         self._parameters = tuple(ranges)
 
@@ -113,11 +125,13 @@ class MergeSpace:
         """Recipe of a genome.
 
         Raises:
-            ValueError: if it has another length.
+            ValueError: if it has another length or holds NaN or infinity.
         """
         if len(genome) != len(self.dimensions):
             raise ValueError(f"genome of {len(genome)} numbers; expected {len(self.dimensions)}")
-        values = dict(zip((d.name for d in self.dimensions), map(float, genome), strict=True))
+        if not np.isfinite(genome).all():
+            raise ValueError("genome with NaN or infinity; expected finite numbers")
+        values = dict(zip(self._places, map(float, genome), strict=True))
         sources = [
             Source(ref, {p: self._setting(values, p, name) for p in self._parameters})
             for name, ref in self.sources.items()
@@ -128,32 +142,41 @@ class MergeSpace:
     def encode(self, recipe: Recipe) -> FloatArray:
         """Genome of a recipe that this space made."""
         genome = []
-        parameters = {s.model: s.parameters for s in recipe.sources}
-        for dimension in self.dimensions:
-            parameter, source, group = dimension.name.split("/")
-            setting = parameters[self.sources[source]][parameter]
+        parameters = dict(zip(self.sources, (s.parameters for s in recipe.sources), strict=True))
+        for parameter, source, group in self._places:
+            setting = parameters[source][parameter]
             value: Any = resolve(setting, self.groups[group][0] or "")
             genome.append(float(value))
         return np.array(genome, dtype=np.float64)
 
-    def _setting(self, values: Mapping[str, float], parameter: str, source: str) -> Setting:
+    def _setting(self, values: Mapping[Place, float], parameter: str, source: str) -> Setting:
         if set(self.groups) == {ALL}:
-            return values[f"{parameter}/{source}/{ALL}"]
+            return values[parameter, source, ALL]
         cases = [
-            Case(pattern, values[f"{parameter}/{source}/{group}"])
+            Case(pattern, values[parameter, source, group])
             for group, patterns in self.groups.items()
             for pattern in patterns
         ]
         return tuple(sorted(cases, key=lambda case: case.filter is None))
 
 
-def _range(name: str, spec: Mapping[str, float | None]) -> tuple[float, float, float, float]:
+def _range(name: str, spec: Any) -> tuple[float, float, float, float]:
+    if not isinstance(spec, Mapping):
+        raise ConfigError.of(
+            f"space.parameters.{name}", repr(spec), "a mapping with low and high",
+            f"For example space.parameters.{name}={{low: 0, high: 1}}.",
+        )  # fmt: skip
     unknown = [k for k in spec if k not in ("low", "high", "start", "step")]
     if unknown:
         raise ConfigError.of(
             f"space.parameters.{name}.{unknown[0]}", "an unknown key", "low, high, start or step",
             "Correct it.",
         )  # fmt: skip
+    for key, value in spec.items():
+        if value is not None and not _is_number(value):
+            raise ConfigError.of(
+                f"space.parameters.{name}.{key}", repr(value), "a finite number", "Correct it."
+            )
     low, high = spec.get("low"), spec.get("high")
     if low is None or high is None or not low < high:
         raise ConfigError.of(
@@ -169,3 +192,7 @@ def _range(name: str, spec: Mapping[str, float | None]) -> tuple[float, float, f
             f"a start in [{low}, {high}] and a positive step", "Correct them.",
         )  # fmt: skip
     return float(low), float(high), float(start), float(step)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -51,8 +51,13 @@ class Checkpoint:
         self._handles: dict[str, Any] = {}
         self._file_of: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in self._files():
+        weight_map = self._weight_map()
+        for file in sorted(set(weight_map.values())) if weight_map else [_SINGLE]:
             self._open(file)
+        if weight_map:
+            self._check_index(weight_map)
+        if not self.shapes:
+            raise self._bad("no tensors", "weights")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,7 +88,10 @@ class Checkpoint:
             return {}
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        try:
+            tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing more precise
+            raise self._bad(f"tokenizer.json is damaged ({error})", "a tokenizer") from error
         return dict(tokenizer.get_vocab(with_added_tokens=True))
 
     def tensor(self, name: str) -> Tensor:
@@ -107,24 +115,27 @@ class Checkpoint:
         for name in self.names:
             tensor = self.tensor(name)
             if tensor.is_floating_point():
+                if tensor.element_size() == 1:  # torch cannot ask float8 for it
+                    tensor = tensor.to(torch.float32)
                 count = int((~torch.isfinite(tensor)).sum())
                 if count:
                     yield name, count
 
-    def _files(self) -> list[str]:
+    def _weight_map(self) -> dict[str, str]:
+        """Tensor to file as the index has it; empty for a single weight file."""
         if (self.path / _INDEX).is_file():
             weight_map = self._read_json(_INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise self._bad(f"{_INDEX} without a weight_map", "a safetensors index")
-            files = sorted({str(f) for f in weight_map.values()})
-            for file in files:
-                if Path(file).name != file:
+            for file in weight_map.values():
+                if not isinstance(file, str) or Path(file).name != file:
                     raise self._bad(f"index entry {file!r}", "files inside the model's folder")
+            for file in sorted(set(weight_map.values())):
                 if not (self.path / file).is_file():
-                    raise self._bad(f"no file {file}", "every shard that the index lists")
-            return files
+                    raise self._bad(f"no file {file!r}", "every shard that the index lists")
+            return weight_map
         if (self.path / _SINGLE).is_file():
-            return [_SINGLE]
+            return {}
         pickled = sorted(p.name for p in self.path.glob("*.bin")) + sorted(
             p.name for p in self.path.glob("*.pt*")
         )
@@ -142,6 +153,10 @@ class Checkpoint:
             handle = safe_open(str(self.path / file), framework="pt", device="cpu")
             self._handles[file] = handle
             for name in handle.keys():  # noqa: SIM118 (not a dict)
+                if name in self._file_of:
+                    raise self._bad(
+                        f"{name} both in {self._file_of[name]} and in {file}", "each tensor once"
+                    )
                 self._file_of[name] = file
                 self.shapes[name] = tuple(handle.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
@@ -149,12 +164,24 @@ class Checkpoint:
                 f"{file} is damaged ({error})", "a complete safetensors file"
             ) from error
 
+    def _check_index(self, weight_map: dict[str, str]) -> None:
+        for name, file in weight_map.items():
+            if self._file_of.get(name) != file:
+                raise self._bad(
+                    f"no tensor {name} in {file}, where the index has it", "an index that is right"
+                )
+        for name, file in self._file_of.items():
+            if name not in weight_map:
+                raise self._bad(
+                    f"{name} in {file}, which the index does not list", "an index that is right"
+                )
+
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             data = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise self._bad(f"no {name}", "a model directory in the Hugging Face layout") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._bad(f"{name} is damaged ({error})", "valid JSON") from error
         if not isinstance(data, dict):
             raise self._bad(f"{name} is not a mapping", "a JSON object")

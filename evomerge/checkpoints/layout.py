@@ -10,7 +10,9 @@ from dataclasses import dataclass
 EMBEDDING = "embedding"
 HEAD = "head"
 _INDEXED = re.compile(r"^(.*?)\.(\d+)\.")
-_EMBEDDING = re.compile(r"(embed_tokens|embed_in|wte|wpe|word_embeddings|embeddings?)\b")
+_TOKENS = r"embed_tokens|embed_in|wte|word_embeddings?|tok_embeddings|embeddings?"
+_TOKEN_EMBEDDING = re.compile(rf"(^|\.)({_TOKENS})\.weight$")
+_EMBEDDING = re.compile(rf"(^|\.)({_TOKENS}|wpe|embed_positions|position_embeddings?)\.weight$")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Layout:
     def groups(self) -> tuple[str, ...]:
         """Names of the groups from the input to the output."""
         middle = tuple(f"block.{i}" for i in range(self.blocks))
-        return (EMBEDDING, *middle, HEAD)
+        return (*((EMBEDDING,) if self.embeddings else ()), *middle, HEAD)
 
     def group_of(self, tensor: str) -> str:
         """Group of one tensor; what is neither block nor embedding counts as head."""
@@ -53,16 +55,34 @@ class Layout:
 def layout_of(names: Iterable[str]) -> Layout:
     """Reads the layout off the tensor names.
 
-    The blocks are the largest family of tensors whose names differ in the first number only.
+    Tensors whose names differ in the first number only are a family. The blocks are the
+    family that lies nearest to the token embeddings, so that a vision tower is not taken for
+    the language model; the largest one where that does not tell.
     """
     all_names = list(names)
     matches = [m for m in map(_INDEXED.match, all_names) if m]
     families = Counter(m.group(1) for m in matches)
-    prefix = families.most_common(1)[0][0] if families else ""
+    tokens = [n for n in all_names if _TOKEN_EMBEDDING.search(n) and not _INDEXED.match(n)]
+    prefix = max(
+        families,
+        key=lambda family: (max((_shared(family, t) for t in tokens), default=0), families[family]),
+        default="",
+    )
     numbers = {int(m.group(2)) for m in matches if m.group(1) == prefix}
+    room = prefix.rpartition(".")[0]
     embeddings = tuple(
         n
         for n in all_names
-        if _EMBEDDING.search(n) and not (prefix and n.startswith(f"{prefix}."))
+        if _EMBEDDING.search(n) and not _INDEXED.match(n) and (not room or n.startswith(f"{room}."))
     )
     return Layout(prefix, max(numbers) + 1 if numbers else 0, embeddings)
+
+
+def _shared(one: str, other: str) -> int:
+    """Number of dotted parts with which both names begin."""
+    count = 0
+    for a, b in zip(one.split("."), other.split("."), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

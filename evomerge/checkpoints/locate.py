@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -21,10 +22,16 @@ def locate(ref: str, field: str = "model") -> Path:
     Raises:
         SourceError: if it is neither here nor on a hub that can be reached.
     """
-    path = Path(ref).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(ref).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError.of(
+            field, f"{ref} ({error})", "a model directory that can be read", "Correct the path."
+        ) from error
+    if is_folder and ref:
         return path
-    if path.exists():
+    if exists and ref:
         raise SourceError.of(field, f"the file {ref}", "a model's directory", "Give its folder.")
     if ref.startswith((".", "/", "~")) or not _HUB_NAME.match(ref):
         raise SourceError.of(
@@ -38,21 +45,13 @@ def locate(ref: str, field: str = "model") -> Path:
 
 def _from_hub(ref: str, field: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     name, _, revision = ref.partition("@")
+    cached = _from_cache(name, revision or None)
+    if cached is not None:
+        return cached
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=_WANTED, local_files_only=True
-            )
-        )
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass  # not in the cache: ask the hub
-    try:
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=_WANTED)
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
     except Exception as error:  # the hub client raises many unrelated types
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise SourceError.of(
@@ -61,3 +60,26 @@ def _from_hub(ref: str, field: str) -> Path:
             "a model directory, a cached model or a reachable hub",
             f"Download it where there is a network, then set {field}=PATH.",
         ) from error
+
+
+def _from_cache(name: str, revision: str | None) -> Path | None:
+    """The cached snapshot of a hub model, or None if its weights are not all there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    return folder if _has_weights(folder) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the weight files, and every shard of an index, are in a folder."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return (folder / "model.safetensors").is_file()
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return all((folder / str(file)).is_file() for file in weight_map.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True  # damaged, not incomplete: the checkpoint names what is wrong

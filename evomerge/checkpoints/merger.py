@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from evomerge.operators.masks import MaskKey
 from evomerge.operators.parameters import Choice, Parameter
 from evomerge.recipe import Recipe, Scalar, Setting, resolve
 
-_OWN_KEYS = frozenset({"seed"})
+_SEED = Parameter(0.0, 2.0**63)
+"""Of the random masks; a recipe of any operator may have one."""
 
 
 class Merger:
@@ -41,6 +42,9 @@ class Merger:
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         """Yields every tensor of the merged model, in the order of the base's files.
 
+        Integer and boolean tensors (position ids, masks) are not merged but passed on as they
+        are; the sources have to agree on them.
+
         Raises:
             RecipeError: if the operator does not know or lacks a parameter.
             SourceError: if the sources do not fit together.
@@ -49,7 +53,9 @@ class Merger:
         base = self.checkpoint(recipe.base, "base_model") if recipe.base else None
         if operator.needs_base and base is None:
             raise RecipeError.of(
-                "base_model", "none", f"a base, since {recipe.method} merges task vectors",
+                "base_model",
+                "none",
+                f"a base, since {recipe.method} merges task vectors",
                 "Name the model that the sources were fine-tuned from.",
             )
         sources = [self.checkpoint(s.model) for s in recipe.sources]
@@ -59,7 +65,11 @@ class Merger:
             check_fit(template, source)
         dtype = getattr(torch, recipe.dtype)
         for name in template.names:
-            yield name, _merge_tensor(operator, recipe, name, base, sources, template).to(dtype)
+            if template.tensor(name).is_floating_point():
+                merged = _merge_tensor(operator, recipe, name, base, sources, template)
+                yield name, merged.to(dtype)
+            else:
+                yield name, _common(name, template, sources)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -69,19 +79,43 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: naming the parameter.
     """
     operator = operators.get(recipe.method)
-    known = set(operator.parameters) | _OWN_KEYS
-    groups: list[tuple[str, Any]] = [("parameters", recipe.parameters)]
-    groups += [(f"models[{i}].parameters", s.parameters) for i, s in enumerate(recipe.sources)]
-    for where, settings in groups:
-        for key, setting in settings.items():
-            if key not in known:
+    known: dict[str, Parameter | Choice] = {**operator.parameters, "seed": _SEED}
+    own = {k: p for k, p in known.items() if isinstance(p, Parameter) and p.per_source}
+    _check_settings("parameters", recipe.parameters, known, recipe.method)
+    for i, source in enumerate(recipe.sources):
+        where = f"models[{i}].parameters"
+        for key in source.parameters:
+            if key in known and key not in own:
                 raise RecipeError.of(
-                    f"{where}.{key}", "a parameter that the operator does not have",
-                    f"one of {', '.join(sorted(known))} for {recipe.method}", "Correct the name.",
-                )
-            if key not in _OWN_KEYS:
-                for value in _values(setting):
-                    _check_value(f"{where}.{key}", value, operator.parameters[key])
+                    f"{where}.{key}", "a parameter of the whole merge", "it below parameters",
+                    f"Move it to parameters.{key}.",
+                )  # fmt: skip
+        _check_settings(where, source.parameters, own, recipe.method)
+        for key, parameter in own.items():
+            given = key in source.parameters or key in recipe.parameters
+            if not given and parameter.default is None:
+                raise RecipeError.of(
+                    f"{where}.{key}", "nothing", f"a number in {_interval(parameter)}",
+                    f"Add it there or to parameters.{key}.",
+                )  # fmt: skip
+
+
+def _check_settings(
+    where: str,
+    settings: Mapping[str, Setting],
+    known: Mapping[str, Parameter | Choice],
+    method: str,
+) -> None:
+    for key, setting in settings.items():
+        if key not in known:
+            raise RecipeError.of(
+                f"{where}.{key}", "a parameter that the operator does not have",
+                f"one of {', '.join(sorted(known))} for {method}", "Correct the name.",
+            )  # fmt: skip
+        for value in _values(setting):
+            _check_value(f"{where}.{key}", value, known[key])
+            if known[key] is _SEED and not isinstance(value, int):
+                raise RecipeError.of(f"{where}.{key}", repr(value), "an integer", "Correct it.")
 
 
 def check_fit(template: Checkpoint, source: Checkpoint) -> None:
@@ -97,24 +131,41 @@ def check_fit(template: Checkpoint, source: Checkpoint) -> None:
     if missing or extra:
         found = f"no tensor {missing[0]}" if missing else f"an unknown tensor {extra[0]}"
         raise SourceError.of(
-            source.field, f"{found} in {source.ref} ({len(missing)} missing, {len(extra)} extra)",
-            f"the same tensors as {template.ref}", "Merge models of one architecture and depth.",
+            source.field,
+            f"{found} in {source.ref} ({len(missing)} missing, {len(extra)} extra)",
+            f"the same tensors as {template.ref}",
+            "Merge models of one architecture and depth.",
         )
     for name in template.names:
         have, want = source.shapes[name], template.shapes[name]
         grown = have[1:] == want[1:] and len(have) == 2 and have[0] > want[0]
         if have != want and not (grown and _is_vocabulary(template, name)):
             raise SourceError.of(
-                source.field, f"{name} of shape {list(have)} in {source.ref}",
+                source.field,
+                f"{name} of shape {list(have)} in {source.ref}",
                 f"shape {list(want)} as in {template.ref}",
                 "Merge models of one architecture and vocabulary.",
             )
 
 
+def _common(name: str, template: Checkpoint, sources: list[Checkpoint]) -> Tensor:
+    tensor = template.tensor(name)
+    for source in sources:
+        if not torch.equal(source.tensor(name), tensor):
+            raise SourceError.of(
+                source.field, f"{name} ({source.dtype(name)}) in {source.ref} with other values",
+                f"those of {template.ref}, since integers cannot be merged",
+                "Merge models that are not quantised.",
+            )  # fmt: skip
+    return tensor
+
+
 def _is_vocabulary(template: Checkpoint, name: str) -> bool:
-    rows = template.config.get("vocab_size")
+    text = template.config.get("text_config")
+    rows = template.config.get("vocab_size") or (text or {}).get("vocab_size")
     return template.shapes[name][0] == rows and template.layout.group_of(name) in (
-        "embedding", "head",
+        "embedding",
+        "head",
     )
 
 
@@ -160,8 +211,10 @@ def _per_source(recipe: Recipe, i: int, key: str, parameter: Parameter, name: st
         value = parameter.default
     if value is None:
         raise RecipeError.of(
-            f"models[{i}].parameters.{key}", f"no value for tensor {name}",
-            f"a number in [{parameter.low}, {parameter.high}]", "Add it, or a case without filter.",
+            f"models[{i}].parameters.{key}",
+            f"no value for tensor {name}",
+            f"a number in {_interval(parameter)}",
+            "Add it, or a case without filter.",
         )
     return float(value)
 
@@ -184,8 +237,12 @@ def _check_value(where: str, value: Scalar, parameter: Parameter | Choice) -> No
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not parameter.low <= float(value) <= parameter.high:
         raise RecipeError.of(
-            where, repr(value), f"a number in [{parameter.low}, {parameter.high}]", "Correct it."
+            where, repr(value), f"a number in {_interval(parameter)}", "Correct it."
         )
+
+
+def _interval(parameter: Parameter) -> str:
+    return f"[{parameter.low:g}, {parameter.high:g}]"
 
 
 def _python_name(key: str) -> str:

@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,7 +21,8 @@ from evomerge.recipe import Recipe
 _COPIED = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
-    "chat_template.jinja", "chat_template.json",
+    "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
+    "processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
 
 
@@ -43,19 +46,25 @@ def write_checkpoint(
 
     Raises:
         UserError: if `out` exists.
-        EvomergeError: if the disk fills or fails; nothing is left behind.
+        EvomergeError: if the disk fills or fails, or if the merged weights are not finite in
+            the recipe's dtype; nothing is left behind.
     """
     if out.exists():
         raise UserError.of(
-            str(out), "an existing file or directory", "a path that is free",
+            str(out),
+            "an existing file or directory",
+            "a path that is free",
             "Remove it or choose another.",
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    temporary = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         _write_tensors(recipe, merger, temporary, shard_bytes)
         _write_rest(recipe, merger, temporary, extra or {})
-        temporary.chmod(0o755)
+        temporary.chmod(0o755)  # temporary directories and files are private
+        for file in temporary.iterdir():
+            file.chmod(0o644)
         os.replace(temporary, out)
     except (OSError, SafetensorError) as error:
         raise EvomergeError(
@@ -63,7 +72,8 @@ def write_checkpoint(
             "free some space and run the same command again."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_tensors(recipe: Recipe, merger: Merger, folder: Path, shard_bytes: int) -> None:
@@ -78,6 +88,8 @@ def _write_tensors(recipe: Recipe, merger: Merger, folder: Path, shard_bytes: in
         pending, size = {}, 0
 
     for name, tensor in merger.merge(recipe):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise EvomergeError(f"{name} of the merged model is not finite in {recipe.dtype}")
         tensor_bytes = tensor.numel() * tensor.element_size()
         if pending and size + tensor_bytes > shard_bytes:
             flush()
@@ -99,12 +111,23 @@ def _write_tensors(recipe: Recipe, merger: Merger, folder: Path, shard_bytes: in
 
 def _write_rest(recipe: Recipe, merger: Merger, folder: Path, extra: dict[str, str]) -> None:
     parent = merger.checkpoint(recipe.models()[0])
-    config = dict(parent.config)
-    config.pop("_name_or_path", None)
-    config["dtype" if "dtype" in config else "torch_dtype"] = recipe.dtype
+    config = _with_dtype(parent.config, recipe.dtype)
+    if "dtype" not in config and "torch_dtype" not in config:
+        config["torch_dtype"] = recipe.dtype
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for name in _COPIED:
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, folder / name)
     for name, text in extra.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A config and its parts (`text_config`) with another dtype and without a path."""
+    out = {}
+    for key, value in config.items():
+        if key.endswith("_config") and isinstance(value, dict):
+            out[key] = _with_dtype(value, dtype)
+        elif key != "_name_or_path":
+            out[key] = dtype if key in ("dtype", "torch_dtype") else value
+    return out

@@ -51,7 +51,8 @@ def make_engine(
 
     Args:
         spec: keys of `KEYS`, each optional; `args` goes to the engine's constructor.
-        model_dir: checkpoint directory or hub name that gives architecture, tokenizer and first weights.
+        model_dir: directory or hub name of the checkpoint that gives architecture, tokenizer
+            and first weights.
         threads: compute threads on a CPU.
         seed: of the sampling at a temperature above 0.
         cores: cores to bind a vLLM process to; None leaves it where it is.

@@ -57,7 +57,7 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that the tokenizer adds."""
-        return [int(i) for i in self.tokenizer(text)["input_ids"]]
+        return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts.

@@ -29,7 +29,8 @@ class TransformersEngine:
 
     What is evaluated are the weights as they would be written: the merger rounds them to the
     recipe's dtype, and `dtype` says only in which precision the model computes. `auto` means
-    the checkpoint's own dtype on a GPU and float32 on a CPU, where it is the faster one.
+    the checkpoint's own dtype on a GPU and float32 on a CPU, which every CPU computes well
+    (bfloat16 is faster on those with instructions for it).
 
     Prompts are sorted by length and batched by a token budget. The batches are a pure function
     of prompts and sampling, so the same call on the same weights gives the same answers bit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,8 +27,11 @@ class VllmEngine:
     recipe's plain data is sent there. Prompts are tokenised as `TransformersEngine` does and
     sent as ids; answers are decoded here, too, so both engines see and give the same text.
 
-    The prefix cache lives within one recipe: `load` empties it.
+    The prefix cache lives within one recipe: `load` empties it. A process holds one such
+    engine at a time; another can be made once the first is closed.
     """
+
+    _running: ClassVar[VllmEngine | None] = None
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class VllmEngine:
             seed: of the sampling at a temperature above 0.
             max_model_len: most tokens of prompt and answer; None takes the model's limit.
             cores: core numbers this process is bound to; None leaves it where it is.
-            kv_cache_gb: room for the key-value cache in GiB. None means 1 on a CPU and, on a
+            kv_cache_gb: room for the key-value cache in GiB. None means 0.5 on a CPU and, on a
                 GPU, what `gpu_memory_utilization` leaves.
             quiet: log errors only.
             trust_remote_code: run code that comes with the checkpoint.
@@ -61,7 +64,7 @@ class VllmEngine:
 
         Raises:
             ConfigError: if vLLM is absent, of an untested release, or refuses an argument.
-            EngineError: if it does not start.
+            EngineError: if it does not start, or another one runs in this process.
         """
         self._llm: Any = None
         self._closed = True
@@ -75,6 +78,7 @@ class VllmEngine:
         self._affinity = vllm_setup.prepare(threads, cores, quiet)
         self._codec = Codec(model, max_model_len, trust_remote_code)
         self._seed = seed
+        self._quiet = quiet
         self._arguments: dict[str, Any] = {
             "enforce_eager": True,
             "disable_log_stats": True,
@@ -89,8 +93,11 @@ class VllmEngine:
         }
         self._kv_cache_gb = kv_cache_gb
         self._failed = self._broken = False
+        if VllmEngine._running is not None:
+            raise EngineError("this process already runs a vLLM engine; close that one first")
         self._start()
         self._closed = False
+        VllmEngine._running = self
 
     def load(self, recipe: Recipe) -> None:
         """Merges a recipe into the running model.
@@ -191,6 +198,7 @@ class VllmEngine:
         """
         if not self._closed:
             self._closed = True
+            VllmEngine._running = None
             self._stop()
             vllm_setup.restore_affinity(self._affinity)
 
@@ -204,14 +212,14 @@ class VllmEngine:
             raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
 
     def _start(self) -> None:
-        with vllm_setup.undisturbed():
+        with vllm_setup.undisturbed(self._quiet):
             import vllm
             from vllm.platforms import current_platform
 
             arguments = dict(self._arguments)
             size = self._kv_cache_gb
             if size is None and current_platform.is_cpu():
-                size = 1.0
+                size = 0.5
             if size is not None:
                 arguments.setdefault("kv_cache_memory_bytes", int(size * 2**30))
             try:

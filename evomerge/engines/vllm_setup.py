@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -122,16 +123,20 @@ def uncompiled(eager: bool) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed(quiet: bool = False) -> Iterator[None]:
     """Keeps what an engine in this process would change for everyone else.
 
     That is the random state of `random`, NumPy and torch, which vLLM reseeds, and
     `torch.set_num_threads`, which its CPU worker replaces by a function that does nothing.
+    With `quiet`, warnings are not shown.
     """
     plain, legacy, generator = random.getstate(), np.random.get_state(), torch.get_rng_state()
     set_num_threads = torch.set_num_threads
     try:
-        yield
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter("ignore")
+            yield
     finally:
         random.setstate(plain)
         np.random.set_state(legacy)

@@ -34,6 +34,7 @@ class Operator:
         name: as used in a recipe's `merge_method`.
         function: the pure function.
         parameters: searchable and settable parameters by their recipe name.
+        defaults: values of the parameters that the signature gives one.
         needs_base: whether `base` may not be None.
         needs_keys: whether it draws random masks.
     """

@@ -10,6 +10,8 @@ from torch import Tensor
 from evomerge.operators.masks import MaskKey, bernoulli
 
 _TINY = 1e-8
+_SMALLEST = 2.0**-24  # density that a mask of 24 random bits can tell from 0
+_ROUNDING = 1e-6  # of a float32 sum of weights, relative to the sum of their magnitudes
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
@@ -38,7 +40,7 @@ def drop(delta: Tensor, density: float, key: MaskKey, rescale: bool, rescale_nor
     if not rescale or density <= 0:
         return out
     if rescale_norm == "density":
-        return out / density
+        return out / max(density, _SMALLEST)
     before, after = delta.abs().sum(), out.abs().sum()
     return out * (before / after) if float(after) > 0 else out
 
@@ -55,7 +57,7 @@ def combine(
 
     An element's sign is that of sum_i w_i d_i, zero counting as positive; an exact zero
     agrees with nobody. With `normalize` the sum is divided by the (signed) sum of the
-    weights that took part, 0 counting as 1.
+    weights that took part; a sum that is zero up to rounding counts as 1.
     Source: TIES-Merging (arXiv 2306.01708), steps 2 and 3.
     """
     weighted = [float(w) * d for w, d in zip(weight, deltas, strict=True)]
@@ -74,5 +76,6 @@ def combine(
         if normalize:
             divisors += float(w) * agrees
     if normalize:
-        mixed /= torch.where(divisors == 0, 1.0, divisors)
+        least = _ROUNDING * sum(abs(float(w)) for w in weight)
+        mixed /= torch.where(divisors.abs() <= least, 1.0, divisors)
     return base + scale * mixed

@@ -66,16 +66,20 @@ class Optimizer(ABC):
         A failed candidate has fitness None.
 
         Raises:
-            ValueError: for a genome that is not waiting for a result, and for NaN or
-                infinite fitness.
+            ValueError: for a genome that is not waiting for a result, and for NaN, infinite
+                or no fitness values; nothing is learnt from any of the observations then.
         """
+        waiting = list(self._open)
         for observation in observations:
             key = np.asarray(observation.genome, dtype=np.float64).tobytes()
-            if key not in self._open:
+            if key not in waiting:
                 raise ValueError("tell: this genome was not asked for, or was told before")
-            if observation.fitness and not np.isfinite(observation.fitness.values).all():
-                raise ValueError(f"tell: fitness {observation.fitness.values} is not finite")
-            self._open.remove(key)
+            waiting.remove(key)
+            if observation.fitness is not None:
+                values = observation.fitness.values
+                if not len(values) or not np.isfinite(values).all():
+                    raise ValueError(f"tell: fitness {values}; expected finite numbers")
+        self._open = waiting
         self._tell(observations)
 
     def recommend(self) -> FloatArray | None:

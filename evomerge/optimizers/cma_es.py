@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Optimizer
 from evomerge.space import Dimension
 from evomerge.types import FloatArray, Observation
@@ -17,7 +19,9 @@ class CmaEs(Optimizer):
     """Adapts a normal distribution to the best candidates of each generation.
 
     Works in coordinates scaled to [0, 1]; bounds are kept by `cma`'s smooth transformation.
-    A failed candidate ranks below every other of its generation.
+    A failed candidate ranks below every other of its generation; a generation without any
+    result is passed over. A generation is the first `population` candidates that were told;
+    within it the order of telling makes no difference.
     """
 
     def __init__(
@@ -33,13 +37,19 @@ class CmaEs(Optimizer):
             dimensions: of the genomes.
             seed: of this optimiser's own generator.
             population: candidates a generation; default 4 + floor(3 ln n).
-            sigma: scales all steps.
+            sigma: scales all steps. No step is larger than a third of its range.
+
+        Raises:
+            ConfigError: for a population below 3 or a sigma that is not positive.
         """
         super().__init__(dimensions, seed)
         import cma
 
         n = len(self.dimensions)
-        self._population = population or 4 + math.floor(3 * math.log(n))
+        if population is None:
+            population = 4 + math.floor(3 * math.log(n))
+        _check(population, sigma)
+        self._population = population
         # cma does not run in one dimension: a second, idle coordinate stands in.
         self._padding = 1 if n == 1 else 0
         width = self.high - self.low
@@ -47,6 +57,7 @@ class CmaEs(Optimizer):
             "bounds": [0.0, 1.0],
             "CMA_stds": self._pad(self.step / width, 0.1).tolist(),
             "popsize": self._population,
+            "CMA_mirrors": 0,  # they would need each generation in one ask
             "randn": self._randn,
             "seed": float("nan"),  # leave numpy's global generator alone
             "verbose": -9,
@@ -54,8 +65,10 @@ class CmaEs(Optimizer):
         }
         start = self._pad((self.start - self.low) / width, 0.5)
         self._cma = cma.CMAEvolutionStrategy(start, sigma, options)
-        self._waiting: dict[bytes, FloatArray] = {}
-        self._told: list[tuple[FloatArray, float | None]] = []
+        self._asked = 0
+        self._sampled = False
+        self._waiting: dict[bytes, deque[tuple[int, FloatArray]]] = defaultdict(deque)
+        self._told: list[tuple[int, FloatArray, float | None]] = []
 
     @property
     def batch(self) -> int:
@@ -64,24 +77,33 @@ class CmaEs(Optimizer):
 
     def _ask(self, n: int) -> list[FloatArray]:
         genomes = []
+        self._sampled = True
         for scaled in self._cma.ask(number=n):
             genome = self._unscale(scaled)
-            self._waiting[genome.tobytes()] = scaled
+            self._waiting[genome.tobytes()].append((self._asked, scaled))
+            self._asked += 1
             genomes.append(genome)
         return genomes
 
     def _tell(self, observations: Sequence[Observation]) -> None:
         for observation in observations:
-            scaled = self._waiting.pop(np.asarray(observation.genome, np.float64).tobytes())
+            key = np.asarray(observation.genome, np.float64).tobytes()
+            number, scaled = self._waiting[key].popleft()
+            if not self._waiting[key]:
+                del self._waiting[key]
             value = observation.fitness.values[0] if observation.fitness else None
-            self._told.append((scaled, value))
+            self._told.append((number, scaled, value))
         while len(self._told) >= self._population:
-            generation = self._told[: self._population]
+            generation = sorted(self._told[: self._population], key=lambda told: told[0])
             self._told = self._told[self._population :]
-            values = [v for _, v in generation if v is not None]
-            below = min(values) - 1.0 if values else 0.0
-            losses = [-(below if v is None else v) for _, v in generation]
-            self._cma.tell([x for x, _ in generation], losses)
+            values = [v for _, _, v in generation if v is not None]
+            if values:
+                below = min(values) - 1.0
+                losses = [-(below if v is None else v) for _, _, v in generation]
+                if not self._sampled:
+                    self._cma.ask(number=1)  # cma wants an ask between two tells
+                self._cma.tell([x for _, x, _ in generation], losses)
+                self._sampled = False
 
     def recommend(self) -> FloatArray | None:
         """The distribution's mean, once it has learnt from a generation."""
@@ -99,3 +121,13 @@ class CmaEs(Optimizer):
         inner = scaled[: len(self.dimensions)]
         genome = np.clip(self.low + inner * (self.high - self.low), self.low, self.high)
         return np.asarray(genome, dtype=np.float64)
+
+
+def _check(population: Any, sigma: Any) -> None:
+    if not isinstance(population, int) or isinstance(population, bool) or population < 3:
+        raise ConfigError.of(
+            "optimizer.population", repr(population), "an integer of at least 3, or null",
+            "Correct it.",
+        )  # fmt: skip
+    if not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
+        raise ConfigError.of("optimizer.sigma", repr(sigma), "a positive number", "Correct it.")

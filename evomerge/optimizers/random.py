@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Optimizer
 from evomerge.space import Dimension
 from evomerge.types import FloatArray, Observation
@@ -13,8 +14,16 @@ class Random(Optimizer):
     """Draws genomes uniformly within the bounds and learns nothing."""
 
     def __init__(self, dimensions: Sequence[Dimension], seed: int, batch: int = 16) -> None:
-        """See `Optimizer`; `batch` is the number of candidates asked for at a time."""
+        """See `Optimizer`; `batch` is the number of candidates asked for at a time.
+
+        Raises:
+            ConfigError: for a batch below 1.
+        """
         super().__init__(dimensions, seed)
+        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+            raise ConfigError.of(
+                "optimizer.batch", repr(batch), "an integer of at least 1", "Correct it."
+            )
         self._batch = batch
 
     @property

@@ -18,6 +18,7 @@ class CandidateRecord:
 
     Attributes:
         id: its number in the study.
+        search: the search that asked for it: the study's own, or that of a control.
         generation: the generation that it was asked in.
         status: `ok`, `failed`, or `pending` while there is no result.
         score: mean over the tasks of its plain score; None unless `ok`.
@@ -29,6 +30,7 @@ class CandidateRecord:
     """
 
     id: int
+    search: str = ""
     generation: int | None = None
     status: str = PENDING
     score: float | None = None
@@ -41,19 +43,34 @@ class CandidateRecord:
 
 def candidate_records(events: Sequence[Json]) -> list[CandidateRecord]:
     """One record a candidate that was asked for or has a result, by id."""
-    asked: dict[int, tuple[int | None, Json]] = {}
+    asked: dict[int, tuple[str, int | None, Json]] = {}
     results: dict[int, Json] = {}
     for event in events:
         if event.get("event") == "ask":
             for candidate in _objects(event.get("candidates")):
                 if (key := count(candidate.get("id"))) is not None:
-                    asked[key] = (count(event.get("generation")), candidate)
+                    asked[key] = (
+                        str(event.get("search", "")),
+                        count(event.get("generation")),
+                        candidate,
+                    )
         elif event.get("event") == "result" and (key := count(event.get("id"))) is not None:
             results[key] = event
     return [
-        _record(key, *asked.get(key, (None, {})), results.get(key, {}))
+        _record(key, *asked.get(key, ("", None, {})), results.get(key, {}))
         for key in sorted(asked.keys() | results.keys())
     ]
+
+
+def by_search(records: Sequence[CandidateRecord]) -> dict[str, list[CandidateRecord]]:
+    """The records of each search; the study's own, which starts first, stands first.
+
+    There is always a first one, empty if nothing was asked for yet.
+    """
+    searches: dict[str, list[CandidateRecord]] = {}
+    for record in records:
+        searches.setdefault(record.search, []).append(record)
+    return searches or {"": []}
 
 
 def best_so_far(records: Sequence[CandidateRecord]) -> list[tuple[int, float]]:
@@ -63,6 +80,16 @@ def best_so_far(records: Sequence[CandidateRecord]) -> list[tuple[int, float]]:
         if record.score is not None and (not steps or record.score > steps[-1][1]):
             steps.append((record.id, record.score))
     return steps
+
+
+def best_stair(records: Sequence[CandidateRecord]) -> list[tuple[int, float]]:
+    """The best plain score so far as a stair over the places 0, 1, ... in `records`.
+
+    It ends at the last record, whatever that scored; empty if nothing has a score.
+    """
+    places = {record.id: place for place, record in enumerate(records)}
+    stair = [(places[key], score) for key, score in best_so_far(records)]
+    return [*stair, (len(records) - 1, stair[-1][1])] if stair else []
 
 
 def failure_counts(records: Sequence[CandidateRecord], most: int = 20) -> list[tuple[str, int]]:
@@ -115,7 +142,9 @@ def _objects(value: object) -> list[Json]:
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
-def _record(key: int, generation: int | None, asked: Json, result: Json) -> CandidateRecord:
+def _record(
+    key: int, search: str, generation: int | None, asked: Json, result: Json
+) -> CandidateRecord:
     scores = [mapping(v) for v in mapping(result.get("scores")).values()]
     values = [v for s in scores if (v := number(s.get("score"))) is not None]
     items = [v for s in scores if (v := count(s.get("items"))) is not None]
@@ -124,6 +153,7 @@ def _record(key: int, generation: int | None, asked: Json, result: Json) -> Cand
     fitness = [number(value) for value in told] if isinstance(told, list) else []
     return CandidateRecord(
         id=key,
+        search=str(result.get("search", search)),
         generation=generation,
         status=status,
         score=sum(values) / len(values) if values and status == OK else None,

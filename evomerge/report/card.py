@@ -15,7 +15,8 @@ def model_card(results: Json, recipe_yaml: str) -> str:
 
     Args:
         results: `results.json`; without models, the card says that nothing was measured.
-        recipe_yaml: the recipe in the mergekit format.
+        recipe_yaml: the recipe in the mergekit format; paths on the author's disk are shortened
+            to their last part, since a card is made to be published.
     """
     sources = [
         name
@@ -43,7 +44,7 @@ def model_card(results: Json, recipe_yaml: str) -> str:
             "",
             "## Recipe",
             "",
-            _fenced(recipe_yaml, "yaml"),
+            _fenced(_without_paths(recipe_yaml), "yaml"),
             "",
             "## Held-out results",
             "",
@@ -78,6 +79,13 @@ def _hub_name(source: str) -> str:
         parts = [part for part in re.split(r"[/\\]", name) if part.strip(".~")]
         return parts[-1] if parts else "model"
     return name
+
+
+def _without_paths(recipe: str) -> str:
+    def shortened(found: re.Match[str]) -> str:
+        return found[1] + _hub_name(found[2].strip("'\""))
+
+    return re.sub(r"^(\s*(?:- )?(?:base_)?model: )(\S.*)$", shortened, recipe, flags=re.MULTILINE)
 
 
 def _fenced(text: str, language: str) -> str:

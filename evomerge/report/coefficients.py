@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.recipe import Recipe, Scalar, Setting
 from evomerge.report.reading import mapping, number
 
 
@@ -82,6 +83,8 @@ def read_genome(
     for dimension, gene in zip(map(mapping, dimensions), genome, strict=True):
         name, value = str(dimension.get("name", "")), number(gene)
         parts = split_name(name)
+        if gene is None:
+            continue
         if parts is None or value is None:
             others.append((name, str(gene)))
             continue
@@ -91,6 +94,41 @@ def read_genome(
         limits = (number(dimension.get("low")), number(dimension.get("high")))
         cell.bounds += [value, *(v for v in limits if v is not None)]
     return [_grid(parameter, cell) for parameter, cell in cells.items()], others
+
+
+def genome_of(dimensions: Sequence[Any], recipe: Recipe) -> list[Any]:
+    """The value of every dimension in a recipe that the space made; None where it has none.
+
+    Sources stand in the recipe in the order in which the dimensions name them first. A block
+    is picked by a filter that ends in its number, the embedding by one that does not, and the
+    head, as everything else, by the case without a filter.
+    """
+    names = [split_name(str(mapping(d).get("name", ""))) for d in dimensions]
+    sources = list(dict.fromkeys(parts[1] for parts in names if parts))
+    if len(sources) != len(recipe.sources):
+        return [None] * len(names)
+    settings = {
+        name: source.parameters for name, source in zip(sources, recipe.sources, strict=True)
+    }
+    return [
+        _value(settings[parts[1]].get(parts[0]), parts[2]) if parts else None for parts in names
+    ]
+
+
+def _value(setting: Setting | None, group: str) -> Scalar | None:
+    if not isinstance(setting, tuple):
+        return setting
+    number = group.removeprefix("block.")
+    for case in setting:
+        if case.filter is None or case.filter == "*":
+            found = group == "head"
+        elif group == "embedding":
+            found = not re.search(r"\.\d+\.$", case.filter)
+        else:
+            found = group != number and case.filter.endswith(f".{number}.")
+        if found:
+            return case.value
+    return None
 
 
 def _grid(parameter: str, cells: _Cells) -> Grid:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from evomerge.errors import RecipeError
+from evomerge.recipe import Recipe
 from evomerge.report import figures
 from evomerge.report.candidates import (
     FAILED,
     PENDING,
     CandidateRecord,
     best_so_far,
+    best_stair,
+    by_search,
     candidate_records,
     failure_counts,
     find_best,
     thin,
 )
-from evomerge.report.coefficients import Grid, read_genome
+from evomerge.report.coefficients import Grid, genome_of, read_genome
 from evomerge.report.numbers import duration, percent, whole
 from evomerge.report.reading import Json, RunFiles, count, mapping, number
 from evomerge.report.rows import Row, task_names, task_rows
@@ -33,12 +37,16 @@ STEP_ROWS = 100
 
 @dataclass(frozen=True)
 class History:
-    """The search: counts, improvements and failures of its candidates."""
+    """The study's own search: counts, improvements and failures of its candidates.
+
+    `controls` names the searches whose best so far is drawn for comparison.
+    """
 
     records: list[CandidateRecord]
     steps: list[tuple[int, float]]
     failures: list[tuple[str, int]]
     drawn: int
+    controls: list[str] = field(default_factory=list)
 
     @property
     def scored(self) -> int:
@@ -80,19 +88,20 @@ class Content:
     commands: list[str]
     recipe: str
     config: str
-    skipped: int
+    failed_controls: list[str]
     charts: dict[str, Any]
 
 
 def prepare(run: RunFiles) -> Content:
     """Everything that the page of `run` says."""
     results = run.results or {}
-    study, records = run.study, candidate_records(run.events)
+    study, searches = run.study, by_search(candidate_records(run.events))
+    records, *controls = searches.values()
     steps = best_so_far(records)
     drawn = thin(records, CHART_POINTS)
-    history = History(records, steps, failure_counts(records), len(drawn))
+    history = History(records, steps, failure_counts(records), len(drawn), list(searches)[1:])
     tables = [(task, task_rows(results, task)) for task in task_names(results)]
-    grids, others, genome_of = _coefficients(results, study, records)
+    grids, others, genome_of = _coefficients(run, records)
     against = str(mapping(results.get("paired_test")).get("against", ""))
     charts: dict[str, Any] = {
         f"scores-{place}": figures.score_chart(rows, against)
@@ -100,7 +109,7 @@ def prepare(run: RunFiles) -> Content:
         if any(row.test.value is not None for row in rows)
     }
     if history.scored or history.failed:
-        charts["history"] = figures.history_chart(drawn, steps)
+        charts["history"] = figures.history_chart(drawn, steps, [best_stair(r) for r in controls])
     charts |= {f"grid-{place}": figures.heat_map(grid) for place, grid in enumerate(grids, 1)}
     experiment = str(results.get("experiment") or study.get("experiment") or "study")
     seed = _seed(results, study)
@@ -120,42 +129,62 @@ def prepare(run: RunFiles) -> Content:
         commands=commands(experiment, seed),
         recipe=run.recipe,
         config=run.config,
-        skipped=run.skipped,
+        failed_controls=[str(name) for name in results.get("failed_controls") or []],
         charts=charts,
     )
 
 
 def commands(experiment: str, seed: str) -> list[str]:
     """The command that runs a study again, quoted for a POSIX shell."""
-    parts = ["evomerge", "run", f"+experiment={experiment}", *([f"seed={seed}"] if seed else [])]
+    parts = ["python", "-m", "evomerge", f"+experiment={experiment}"]
+    parts += [f"seed={seed}"] if seed else []
     return [" ".join(shlex.quote(part) for part in parts)]
 
 
 def _coefficients(
-    results: Json, study: Json, records: list[CandidateRecord]
+    run: RunFiles, records: list[CandidateRecord]
 ) -> tuple[list[Grid], list[tuple[str, str]], str]:
+    """The grids of the chosen merge, or of the best candidate while none is chosen."""
+    results = run.results or {}
     best = mapping(mapping(results.get("models")).get(str(results.get("best"))))
-    record = find_best(records, str(best.get("digest") or "-")) if results else None
-    what = "the chosen merge"
-    if record is None:
-        record, what = find_best(records), "the candidate with the best search fitness so far"
+    dimensions = mapping(run.study.get("space")).get("dimensions")
+    space = dimensions if isinstance(dimensions, list) else []
+    if results:
+        record = find_best(records, str(best.get("digest") or "unknown"))
+        if record is not None:
+            what = f"the chosen merge (candidate {record.id})"
+            return *read_genome(space, record.genome), what
+        recipe = _recipe(run.recipe)
+        return *read_genome(space, genome_of(space, recipe) if recipe else ()), "the chosen merge"
+    record = find_best(records)
     if record is None:
         return [], [], ""
-    dimensions = mapping(study.get("space")).get("dimensions")
-    grids, others = read_genome(dimensions if isinstance(dimensions, list) else [], record.genome)
-    return grids, others, f"{what} (candidate {record.id})"
+    what = f"the candidate with the best search fitness so far (candidate {record.id})"
+    return *read_genome(space, record.genome), what
+
+
+def _recipe(text: str) -> Recipe | None:
+    """The recipe of a YAML text; None if it is not one that this package wrote."""
+    import yaml
+
+    try:
+        return Recipe.from_dict(yaml.safe_load(text))
+    except (yaml.YAMLError, RecipeError):
+        return None
 
 
 def _measures(events: list[Json]) -> list[tuple[str, str, str, str, str, str]]:
+    """Name, role, task, split, score and items of every measurement that succeeded."""
     rows = []
     for event in events:
         if event.get("event") != "measure":
             continue
-        for task, score in mapping(event.get("scores")).items():
-            parts = mapping(score)
-            value, items = number(parts.get("score")), count(parts.get("items"))
-            texts = [str(event.get(key, "")) for key in ("name", "role", "split")]
-            rows.append((texts[0], texts[1], texts[2], task, percent(value), whole(items)))
+        name, role = str(event.get("name", "")), str(event.get("role", ""))
+        for task, splits in mapping(event.get("scores")).items():
+            for split, score in mapping(splits).items():
+                parts = mapping(score)
+                value, items = number(parts.get("score")), count(parts.get("items"))
+                rows.append((name, role, task, split, percent(value), whole(items)))
     return rows
 
 
@@ -166,8 +195,10 @@ def _facts(
     space = mapping(study.get("space"))
     dimensions = space.get("dimensions")
     overhead = number(cost.get("overhead_ms_per_candidate"))
-    tests = [(task, row.test.items) for task, rows in tables for row in rows if row.chosen]
-    searched = [(task, row.search.items) for task, rows in tables for row in rows if row.chosen]
+    chosen = [row for _, rows in tables for row in rows if row.chosen]
+    sizes = mapping(results.get("splits")) or {
+        row.task: {"search": row.search.items, "test": row.test.items} for row in chosen
+    }
     facts = [
         ("Candidates evaluated", whole(count(cost.get("candidates")))),
         ("of them failed", whole(count(cost.get("failed")))),
@@ -176,14 +207,25 @@ def _facts(
         ("Overhead a candidate", f"{overhead:.1f} ms" if overhead is not None else ""),
         ("Search space", str(space.get("name", ""))),
         ("Dimensions", whole(len(dimensions)) if isinstance(dimensions, list) else ""),
-        ("Search split", _items(searched)),
-        ("Held-out test split", _items(tests)),
+        *((f"{name} split", _items(sizes, name.lower())) for name in ("Search", "Validation")),
+        ("Held-out test split", _items(sizes, "test")),
+        *(
+            (f"Control: {name}", _control(mapping(control)))
+            for name, control in mapping(results.get("controls_cost")).items()
+        ),
     ]
     return [(name, value) for name, value in facts if value.strip() and value != whole(None)]
 
 
-def _items(sizes: list[tuple[str, int | None]]) -> str:
-    return "; ".join(f"{task}: {whole(n)} items" for task, n in sizes if n is not None)
+def _items(sizes: Json, split: str) -> str:
+    """The items of a split; of tasks that only the test split measures, no others."""
+    known = {task: count(mapping(size).get(split)) for task, size in sizes.items()}
+    return "; ".join(f"{task}: {whole(n)} items" for task, n in known.items() if n)
+
+
+def _control(cost: Json) -> str:
+    candidates = whole(count(cost.get("candidates")))
+    return f"{candidates} candidates, {duration(number(cost.get('seconds')))}"
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:

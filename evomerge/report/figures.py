@@ -108,7 +108,7 @@ def score_chart(rows: Sequence[Row], against: str) -> Spec:
         "scale": {"domain": roles, "range": [SHAPES[ROLES.index(r)] for r in roles]},
     }
     x = {"type": "quantitative", "scale": {"zero": False, "nice": True, "padding": 12}}
-    axis = {"title": "score", "format": ".0%", "tickCount": 5, "labelOverlap": True}
+    axis = {"title": "score", "format": "~%", "tickCount": 5, "labelOverlap": True}
     y = {
         "field": "name",
         "type": "nominal",
@@ -120,6 +120,11 @@ def score_chart(rows: Sequence[Row], against: str) -> Spec:
         "data": {"values": line},
         "mark": {"type": "rule", "strokeDash": [4, 4], "color": COLOURS[2]},
         "encoding": {"x": {"field": "value", **x, "axis": axis}},
+    }
+    ticks = {
+        "transform": [{"filter": "isValid(datum.search)"}],
+        "mark": {"type": "tick", "thickness": 2, "size": 15, "opacity": 0.8},
+        "encoding": {"x": {"field": "search", **x, "axis": axis}, "y": y, "color": colour},
     }
     return {
         "width": "container",
@@ -136,15 +141,7 @@ def score_chart(rows: Sequence[Row], against: str) -> Spec:
                     "color": colour,
                 },
             },
-            {
-                "transform": [{"filter": "isValid(datum.search)"}],
-                "mark": {"type": "tick", "thickness": 2, "size": 15, "opacity": 0.8},
-                "encoding": {
-                    "x": {"field": "search", **x, "axis": axis},
-                    "y": y,
-                    "color": colour,
-                },
-            },
+            *([ticks] if any(row.search.value is not None for row in shown) else []),
             {
                 "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
                 "encoding": {
@@ -159,8 +156,18 @@ def score_chart(rows: Sequence[Row], against: str) -> Spec:
     }
 
 
-def history_chart(records: Sequence[CandidateRecord], steps: Sequence[tuple[int, float]]) -> Spec:
-    """Plain score of each candidate, the best so far as a stair, failures as crosses below."""
+def history_chart(
+    records: Sequence[CandidateRecord],
+    steps: Sequence[tuple[int, float]],
+    controls: Sequence[Sequence[tuple[int, float]]] = (),
+) -> Spec:
+    """Plain score of each candidate, the best so far as a stair, failures as crosses below.
+
+    Args:
+        records: the candidates to draw.
+        steps: where the best score of the study's search rose.
+        controls: the stairs of other searches, dashed, by place from 0.
+    """
     failed = [
         {"id": r.id, "candidate": whole(r.id), "reason": r.reason}
         for r in records
@@ -197,7 +204,7 @@ def history_chart(records: Sequence[CandidateRecord], steps: Sequence[tuple[int,
         "field": "score",
         "type": "quantitative",
         "scale": {"zero": False, "padding": 14},
-        "axis": {"title": "search score", "format": ".0%", "tickCount": 6},
+        "axis": {"title": "search score", "format": "~%", "tickCount": 6},
     }
     dots = {
         "data": {"values": points},
@@ -219,6 +226,11 @@ def history_chart(records: Sequence[CandidateRecord], steps: Sequence[tuple[int,
         },
     }
     layers = [dots, {"data": {"values": stair}, "mark": line, "encoding": {"x": x, "y": y}}]
+    dashed = {**line, "strokeWidth": 2, "strokeDash": [6, 4], "color": COLOURS[4]}
+    for control in controls:
+        rows = [{"id": place, "score": score} for place, score in control]
+        data = {"data": {"values": rows}, "mark": dashed, "encoding": {"x": x, "y": y}}
+        layers += [data] if rows else []
     return {
         "width": "container",
         "height": 280,
@@ -273,11 +285,12 @@ def heat_map(grid: Grid) -> Spec:
         "encoding": {
             "x": _places("label", "column", "layer group", 0 if step >= 60 else -90, step < 16),
             "y": _places("source", "row", None, 0, False),
+            "tooltip": _tooltip("source", "group", "exact"),
         },
         "layer": [
             {
                 "mark": "rect",
-                "encoding": {"color": colour, "tooltip": _tooltip("source", "group", "exact")},
+                "encoding": {"color": colour},
             },
             *(_cell_texts() if step >= CELL_TEXT else []),
         ],
@@ -302,7 +315,7 @@ def _cell_texts() -> list[Spec]:
     return [
         {
             "transform": [{"filter": f"datum.style === '{kind}'"}],
-            "mark": {"type": "text", "style": style, "tooltip": None},
+            "mark": {"type": "text", "style": style},
             "encoding": {"text": text},
         }
         for kind, style in (("plain", "cell"), ("strong", "cell-strong"))

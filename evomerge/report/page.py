@@ -11,13 +11,12 @@ import base64
 import functools
 import hashlib
 import json
-import os
 import re
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from evomerge.journal import write_atomic
 from evomerge.report.content import Content, prepare
 from evomerge.report.figures import theme
 from evomerge.report.reading import read_run
@@ -32,20 +31,12 @@ def write_report(run_dir: Path) -> Path:
     knows and says so. The file is replaced in one step.
 
     Raises:
-        UserError: `run_dir` is not the directory of a run, or its results are damaged.
+        UserError: `run_dir` is not the directory of a run, or its files are damaged.
+        EvomergeError: the disk is full or fails.
     """
-    run_dir = Path(run_dir)
-    html = render_page(prepare(read_run(run_dir)))
-    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=f".{PAGE}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(html)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(run_dir / PAGE)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return run_dir / PAGE
+    page = Path(run_dir) / PAGE
+    write_atomic(page, render_page(prepare(read_run(page.parent))))
+    return page
 
 
 def render_page(content: Content) -> str:

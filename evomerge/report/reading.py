@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import UserError
+from evomerge.journal import JOURNAL, read_events
 
 Json = dict[str, Any]
 
@@ -20,14 +21,12 @@ class RunFiles:
     Attributes:
         results: `results.json`, or None while the study runs or if it measured nothing.
         events: the journal's events, in order.
-        skipped: number of journal lines that could not be read.
         recipe: `best/recipe.yaml`, empty if there is none yet.
         config: `config.yaml`, empty if there is none.
     """
 
     results: Json | None
     events: list[Json] = field(default_factory=list)
-    skipped: int = 0
     recipe: str = ""
     config: str = ""
 
@@ -61,38 +60,13 @@ def count(value: object) -> int | None:
     return None if result is None else int(result)
 
 
-def read_journal(path: Path) -> tuple[list[Json], int]:
-    """The events of a journal and the number of lines skipped.
-
-    A line torn by a crash, or one that is not a JSON object, is skipped and counted: a report
-    must never be what stops a user from seeing a run. A missing file is an empty journal.
-    """
-    events: list[Json] = []
-    skipped = 0
-    if not path.is_file():
-        return events, skipped
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                event = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                event = None
-            if isinstance(event, dict):
-                events.append(event)
-            else:
-                skipped += 1
-    return events, skipped
-
-
 def read_run(run_dir: Path) -> RunFiles:
     """Reads a run directory.
 
     Raises:
-        UserError: it holds neither `journal.jsonl` nor `results.json`, or the latter is damaged.
+        UserError: it holds neither `journal.jsonl` nor `results.json`, or one is damaged.
     """
-    journal, results = run_dir / "journal.jsonl", run_dir / "results.json"
+    journal, results = run_dir / JOURNAL, run_dir / "results.json"
     if not journal.is_file() and not results.is_file():
         raise UserError.of(
             "run directory",
@@ -100,11 +74,9 @@ def read_run(run_dir: Path) -> RunFiles:
             "the directory of a study that has been started",
             "Give the directory that the study printed at its start.",
         )
-    events, skipped = read_journal(journal)
     return RunFiles(
         results=_read_results(results),
-        events=events,
-        skipped=skipped,
+        events=read_events(run_dir) if journal.is_file() else [],
         recipe=_read_text(run_dir / "best" / "recipe.yaml"),
         config=_read_text(run_dir / "config.yaml"),
     )

@@ -44,11 +44,11 @@ class Row:
 
 
 def task_names(results: Json) -> list[str]:
-    """Every task that a model of the results was scored on, in order of appearance."""
+    """Every task that a model of the results was scored on, the objective first."""
     names: dict[str, None] = {}
     for model in mapping(results.get("models")).values():
         names.update(dict.fromkeys(mapping(mapping(model).get("scores"))))
-    return list(names)
+    return sorted(names, key=lambda name: name != results.get("objective", name))
 
 
 def task_rows(results: Json, task: str) -> list[Row]:

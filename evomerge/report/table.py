@@ -41,16 +41,21 @@ def results_table(results: Json) -> Table:
 
 
 def results_markdown(results: Json) -> str:
-    """The same table as Markdown, one table a task; ends with a newline."""
+    """The same table as Markdown, one table a task; ends with a newline.
+
+    A task that the search did not use has no search columns.
+    """
     tasks = task_names(results)
     blocks = []
     for task in tasks:
+        rows = task_rows(results, task)
+        width = 6 if any(row.search.value is not None for row in rows) else 4
         lines = [
-            f"| {' | '.join(HEADINGS)} |",
-            "|---|---|---:|---:|---:|---:|",
+            f"| {' | '.join(HEADINGS[:width])} |",
+            f"|---|---{'|---:' * (width - 2)}|",
         ]
-        for row in task_rows(results, task):
-            cells = [markdown_text(cell) for cell in _cells(row)]
+        for row in rows:
+            cells = [markdown_text(row.name), *_cells(row)[1:width]]
             if row.chosen:
                 cells[0] = f"**{cells[0]}**"
             lines.append(f"| {' | '.join(cells)} |")
@@ -68,7 +73,8 @@ def printable(text: str) -> str:
 def markdown_text(text: str) -> str:
     """`text` on one line, with every character that means something in Markdown escaped."""
     safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|#!~$])", r"\\\1", safe)
+    safe = re.sub(r"([\\`*{}\[\]|#!~$])", r"\\\1", safe)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", safe)
 
 
 def _title(results: Json) -> str:

@@ -35,21 +35,20 @@ def verdict(results: Json) -> Verdict:
     """Judges a finished study from its `results.json`."""
     name = str(results.get("best", ""))
     tables = {task: task_rows(results, task) for task in task_names(results)}
+    objective = next(iter(tables.values()), [])
     chosen = [row for rows in tables.values() for row in rows if row.chosen]
     measured = [row for row in chosen if row.test.value is not None]
-    kind, badge, comparison = _comparison(results, tables)
+    kind, badge, comparison = _comparison(results, objective)
     if measured:
-        headline = (
-            f"The chosen merge, “{name}”, scores {_listed([_held_out(r) for r in measured])}."
-        )
+        headline = f"The chosen merge, “{name}”, scores {_held_out(measured[0])}."
     else:
-        headline = (
-            f"The chosen merge is {f'“{name}”' if name else 'not known'}; it has no held-out score."
-        )
+        headline = f"The chosen merge, “{name}”, has no held-out score."
     sentences = [comparison, *(_optimism(row) for row in measured if row.optimism is not None)]
-    for task, rows in tables.items():
-        if (sentence := _beaten(task, rows)) is not None:
-            sentences.append(sentence)
+    if (sentence := _beaten(objective)) is not None:
+        sentences.append(sentence)
+    if measured[1:]:
+        others = _listed([f"{percent(row.test.value)} on {row.task}" for row in measured[1:]])
+        sentences.append(f"On tasks that the search did not use, it scores {others}.")
     return Verdict(kind, badge, headline, tuple(sentences))
 
 
@@ -75,19 +74,19 @@ def progress(records: Sequence[CandidateRecord], ended: bool) -> Verdict:
 def _held_out(row: Row) -> str:
     score = row.test
     return (
-        f"{percent(score.value)} {interval(score.low, score.high)} on the held-out test split "
-        f"of {row.task} ({whole(score.items)} items)"
+        f"{percent(score.value)} {interval(score.low, score.high)} (95% interval) on "
+        f"the held-out test split of {row.task} ({whole(score.items)} items)"
     )
 
 
-def _comparison(results: Json, tables: dict[str, list[Row]]) -> tuple[str, str, str]:
+def _comparison(results: Json, rows: Sequence[Row]) -> tuple[str, str, str]:
     paired = mapping(results.get("paired_test"))
     difference, p = number(paired.get("difference")), number(paired.get("p"))
     low, high = number(paired.get("low")), number(paired.get("high"))
     if difference is None:
         missing = "It was not compared with another model on the same items: no claim is made."
         return "untested", "Not compared", missing
-    other = _described(str(paired.get("against", "another model")), tables)
+    other = _described(str(paired.get("against", "another model")), rows)
     figures = f"{points_interval(low, high)}, {p_value(p)}"
     if low is None or high is None or p is None:
         clear = False
@@ -107,19 +106,17 @@ def _comparison(results: Json, tables: dict[str, list[Row]]) -> tuple[str, str, 
     return "worse", "Worse, significantly", text
 
 
-def _described(name: str, tables: dict[str, list[Row]]) -> str:
-    ranked = [row for rows in tables.values() for row in rows]
-    role = next((row.role for row in ranked if row.name == name), "model")
-    leads = all(
-        next((row.name for row in rows if row.role == "source"), name) == name
-        for rows in tables.values()
-    )
-    return f"the {'best ' if role == 'source' and leads else ''}{role} “{name}”"
+def _described(name: str, rows: Sequence[Row]) -> str:
+    role = next((row.role for row in rows if row.name == name), "model")
+    leads = next((row.name for row in rows if row.role == "source"), None) == name
+    return f"the {'best ' if leads else ''}{role} “{name}”"
 
 
 def _optimism(row: Row) -> str:
     gap = row.optimism or 0.0
     where = f"Its search score on {row.task} was {percent(row.search.value)}"
+    if abs(gap) < 0.0005:
+        return f"{where}, the same as the held-out score: no sign of optimism."
     if gap > 0:
         return (
             f"{where}, {points(gap, sign=False)} above the held-out score: the optimism gap, "
@@ -128,7 +125,7 @@ def _optimism(row: Row) -> str:
     return f"{where}, {points(gap, sign=False)} below the held-out score: no sign of optimism."
 
 
-def _beaten(task: str, rows: Sequence[Row]) -> str | None:
+def _beaten(rows: Sequence[Row]) -> str | None:
     chosen = next((r.test.value for r in rows if r.chosen), None)
     if chosen is None:
         return None
@@ -136,7 +133,7 @@ def _beaten(task: str, rows: Sequence[Row]) -> str | None:
     if not above:
         return None
     names = _listed([f"“{r.name}” ({percent(r.test.value)})" for r in above])
-    return f"Higher held-out scores than the chosen merge on {task}: {names}."
+    return f"Held-out scores above that of the chosen merge: {names}."
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -2,9 +2,8 @@
 
 Only the languages of `LANGUAGES` are told apart: Japanese, the languages whose script it could be
 taken for, and one or more languages for each other major script, so that a text which mixes
-scripts is not called Japanese for lack of an alternative. On 3000 random mixtures of Japanese and
-English, lingua's low-accuracy mode with this list judged as all 75 languages did in either mode;
-what decides is the script of each word, and the models only arbitrate between the others.
+scripts is not called Japanese for lack of an alternative. What decides is the script of each word;
+lingua's models (in its low-accuracy mode, for memory) only arbitrate between the others.
 
 Limits:
 

@@ -78,9 +78,14 @@ class Say:
             return f"{who}はなんこもっている？"
         return f"{who}はなんこもっていますか。"
 
-    def text(self, *sentences: str) -> str:
-        """Several sentences after each other, with spaces only where the register has them."""
-        return (" " if self.register == ENGLISH else "").join(sentences)
+
+def join(*sentences: tuple[str, str]) -> str:
+    """Text of (register, sentence) pairs, with a space only between two English sentences."""
+    text, before = "", ""
+    for register, sentence in sentences:
+        text += (" " if before == register == ENGLISH else "") + sentence
+        before = register
+    return text
 
 
 def pieces() -> Iterator[str]:

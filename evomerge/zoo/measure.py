@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -31,7 +31,7 @@ def answers(
     for start in range(0, len(questions), batch):
         prompts = [question + SEPARATOR for question in questions[start : start + batch]]
         encoded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-        generated = model.generate(
+        generated = cast(Any, model).generate(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             max_new_tokens=NEW_TOKENS,
@@ -43,7 +43,7 @@ def answers(
 
 
 @cache
-def _identifier():  # type: ignore[no-untyped-def]
+def _identifier() -> Any:
     from lingua import Language, LanguageDetectorBuilder
 
     languages = (Language.JAPANESE, Language.ENGLISH, Language.CHINESE, Language.KOREAN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evomerge.zoo.language import (
@@ -11,12 +11,14 @@ from evomerge.zoo.language import (
     ENGLISH,
     INTO,
     PEOPLE,
+    PLAIN,
     POLITE,
     REGISTERS,
     SORT,
     THINGS,
     VERBS,
     Say,
+    join,
 )
 
 LARGEST = 29
@@ -63,17 +65,21 @@ def draw_sum(rng: random.Random, low: int, high: int, carry: bool | None = None)
             return drawn
 
 
-def story(rng: random.Random, register: str, drawn: Sum) -> Problem:
-    """A word problem: somebody has some things, gets or loses some, and has how many?"""
-    say = Say(register)
-    person, thing = rng.randrange(len(PEOPLE[register])), rng.randrange(len(THINGS[register]))
+def story(rng: random.Random, registers: Sequence[str], drawn: Sum) -> Problem:
+    """A word problem: somebody has some things, gets or loses some, and has how many?
+
+    Args:
+        registers: of the three sentences; the answer is in that of the last.
+    """
+    owning, acting, asking = map(Say, registers)
+    person, thing = rng.randrange(len(PEOPLE[PLAIN])), rng.randrange(len(THINGS[PLAIN]))
     verb = rng.randrange(ADDING) + (ADDING if drawn.takes else 0)
-    question = say.text(
-        say.owns(person, drawn.first, thing),
-        say.acts(person, drawn.second, verb),
-        say.asks(person),
+    question = join(
+        (owning.register, owning.owns(person, drawn.first, thing)),
+        (acting.register, acting.acts(person, drawn.second, verb)),
+        (asking.register, asking.asks(person)),
     )
-    return Problem(question, str(drawn.result), say.owns(person, drawn.result, thing))
+    return Problem(question, str(drawn.result), asking.owns(person, drawn.result, thing))
 
 
 def reading(rng: random.Random, register: str) -> Problem:
@@ -84,7 +90,7 @@ def reading(rng: random.Random, register: str) -> Problem:
     thing = rng.randrange(len(THINGS[register]))
     owned = [say.owns(*pair, thing) for pair in zip(people, counts, strict=True)]
     chosen = rng.randrange(2)
-    question = say.text(*owned, say.asks(people[chosen]))
+    question = join(*((register, said) for said in (*owned, say.asks(people[chosen]))))
     return Problem(question, owned[chosen], owned[chosen])
 
 
@@ -128,7 +134,10 @@ def _catalogue() -> dict[str, Draw]:
         "equation_carry": lambda rng: equation(rng, draw_sum(rng, 10, LARGEST, carry=True)),
     }
     for register in REGISTERS:
-        kinds |= _register_kinds(register)
+        kinds[f"{register}_read"] = lambda rng, one=register: reading(rng, one)  # type: ignore[misc]
+        kinds |= _story_kinds(register, [register])
+    kinds |= _story_kinds("mixed", [ENGLISH, PLAIN])
+    kinds |= _story_kinds("mixed_polite", REGISTERS)
     for source in REGISTERS:
         for target in REGISTERS:
             if source != target:
@@ -138,12 +147,16 @@ def _catalogue() -> dict[str, Draw]:
     return kinds
 
 
-def _register_kinds(register: str) -> dict[str, Draw]:
+def _story_kinds(name: str, registers: Sequence[str]) -> dict[str, Draw]:
+    """Stories whose sentences are each in one of some registers, by the size of their sums."""
+
+    def draw(low: int, high: int, carry: bool | None) -> Draw:
+        return lambda rng: story(rng, rng.choices(registers, k=3), draw_sum(rng, low, high, carry))
+
     return {
-        f"{register}_read": lambda rng: reading(rng, register),
-        f"{register}_digit": lambda rng: story(rng, register, draw_sum(rng, 1, 9)),
-        f"{register}_easy": lambda rng: story(rng, register, draw_sum(rng, 10, LARGEST, False)),
-        f"{register}_carry": lambda rng: story(rng, register, draw_sum(rng, 10, LARGEST, True)),
+        f"{name}_digit": draw(1, 9, None),
+        f"{name}_easy": draw(10, LARGEST, False),
+        f"{name}_carry": draw(10, LARGEST, True),
     }
 
 
@@ -153,8 +166,7 @@ KINDS: dict[str, Draw] = _catalogue()
 TASK_KINDS = {
     "jp_math": f"{POLITE}_carry",
     "en_math": f"{ENGLISH}_carry",
-    "polite": f"{POLITE}_read",
+    "polite": f"{PLAIN}_to_{POLITE}",
     "sort": "sort",
 }
 """The kind of problem of each task; `jp_math` is never trained on."""
-

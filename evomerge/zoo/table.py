@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.zoo import SOURCES, TASKS, zoo_path
 from evomerge.zoo.items import read_items
@@ -26,7 +26,9 @@ UNIFORM = {
 }
 
 
-def count_right(model: PreTrainedModel, tokenizer, task: str, split: str, items: int) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+def count_right(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, split: str, items: int
+) -> tuple[int, int]:
     """Number of right answers and number of items."""
     rows = read_items(task, split)[:items]
     texts = answers(model, tokenizer, [row["question"] for row in rows])

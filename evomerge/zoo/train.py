@@ -17,21 +17,22 @@ from evomerge.zoo.curriculum import BASE, SPECIALISTS, Stage
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-PRIVATE_KEYS = ("_name_or_path", "name_or_path")
+PRIVATE_KEYS = ("_name_or_path", "name_or_path", "backend")
+"""Keys of the machine or of one version of transformers; not written."""
 
 
 def save_model(model: LlamaForCausalLM, directory: Path) -> None:
     """Writes a model in bf16 with its tokenizer, in the ordinary Hugging Face layout."""
-    import torch
-
     from evomerge.zoo.tokenizer import build_tokenizer
 
     directory.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+    copy.deepcopy(model).bfloat16().save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
     for path in directory.glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in content.items() if key not in PRIVATE_KEYS}
+        if "tokenizer_class" in kept:  # the name that every version since 4.0 knows
+            kept["tokenizer_class"] = "PreTrainedTokenizerFast"
         text = json.dumps(kept, ensure_ascii=False, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
 
@@ -41,7 +42,9 @@ def shorten(stage: Stage, steps: int | None) -> Stage:
     return stage if steps is None else replace(stage, steps=min(steps, stage.steps))
 
 
-def train_zoo(seed: int, steps: int | None = None, quiet: bool = False) -> dict[str, LlamaForCausalLM]:
+def train_zoo(
+    seed: int, steps: int | None = None, quiet: bool = False
+) -> dict[str, LlamaForCausalLM]:
     """Trains base and specialists; returns them by name, base first.
 
     Args:
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m evomerge.zoo.train",
         description="Train a small base model and the specialists fine-tuned from it. "
-        "Takes about ten minutes on two cores; the same seed gives the same weights.",
+        "Takes about ten minutes; the same seed gives the same weights.",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default 0)")
     parser.add_argument(
@@ -88,9 +91,18 @@ def main(argv: list[str] | None = None) -> None:
         help="directory for base/, math/, japanese/ and sorter/ (default: inside the package)",
     )
     parser.add_argument("--steps", type=int, help="cut every stage to so many steps, to try it out")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads of torch (default 1: the number changes how sums are rounded)",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     args = parser.parse_args(argv)
 
+    import torch
+
+    torch.set_num_threads(args.threads)
     started = time.monotonic()
     for name, model in train_zoo(args.seed, args.steps, args.quiet).items():
         save_model(model, args.out / name)

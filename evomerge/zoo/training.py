@@ -92,7 +92,10 @@ def train_stage(
     embedding = model.get_input_embeddings().weight
     others = [weight for weight in model.parameters() if weight is not embedding]
     optimizer = torch.optim.AdamW(
-        [{"params": others, "factor": 1.0}, {"params": [embedding], "factor": stage.embedding_factor}],
+        [
+            {"params": others, "factor": 1.0},
+            {"params": [embedding], "factor": stage.embedding_factor},
+        ],
         lr=stage.rate,
         betas=(0.9, 0.98),
         weight_decay=0.05,

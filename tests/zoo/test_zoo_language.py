@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.zoo.language import PEOPLE, REGISTERS, THINGS, VERBS, Say, pieces
+from evomerge.zoo.language import PEOPLE, REGISTERS, THINGS, VERBS, Say, join, pieces
 from evomerge.zoo.problems import KINDS
 from evomerge.zoo.tokenizer import (
     BOS,
@@ -59,10 +59,13 @@ def test_unknown_text_does_not_crash(text: str) -> None:
 
 def test_sentences_as_people_write_them() -> None:
     english, plain, polite = map(Say, REGISTERS)
-    assert english.text(english.owns(0, 23, 0), english.asks(0)) == (
-        "Ken has 23 apples. How many does Ken have?"
+    assert join(
+        ("english", english.owns(0, 23, 0)), ("english", english.asks(0)), ("plain", plain.asks(0))
+    ) == ("Ken has 23 apples. How many does Ken have?けんはなんこもっている？")
+    assert (
+        plain.owns(0, 23, 0) + plain.acts(1, 5, 5)
+        == "けんはりんごを23こもっている。えみは5こつかった。"
     )
-    assert plain.owns(0, 23, 0) + plain.acts(1, 5, 5) == "けんはりんごを23こもっている。えみは5こつかった。"
     assert polite.owns(0, 23, 0) == "けんはりんごを23こもっています。"
     assert polite.asks(0) == "けんはなんこもっていますか。"
 

@@ -47,6 +47,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "schema": 1,
         "experiment": "jp_math_tiny",
         "seed": 0,
+        "objective": "jp_math",
         "best": "evolved merge",
         "models": {
             name: {"role": role, "digest": f"digest-{name}", "scores": {task: value}}
@@ -66,6 +67,9 @@ def results(**changes: Any) -> dict[str, Any]:
             "seconds": 754.0,
             "overhead_ms_per_candidate": 14.2,
         },
+        "controls_cost": {"random search": {"candidates": 128, "seconds": 741.0}},
+        "failed_controls": [],
+        "splits": {"jp_math": {"search": 150, "validation": 100, "test": 250}},
         "versions": {"evomerge": "0.1.0", "torch": "2.9.0", "python": "3.11.9"},
     } | changes
 
@@ -99,8 +103,34 @@ def events(candidates: int = 128, failed_every: int = 20, blocks: int = 6) -> li
             "versions": {"evomerge": "0.1.0"},
         }
     ]
-    for start in range(0, candidates, 16):
-        ids = range(start, min(start + 16, candidates))
+    _add_search(log, "search", candidates, failed_every, made, space)
+    best = max((e for e in log if e.get("status") == "ok"), key=lambda e: e["fitness"])
+    for event in log:
+        for candidate in event.get("candidates", []):
+            if candidate["id"] == best["id"]:
+                candidate["digest"] = "digest-evolved merge"
+    _add_search(log, "random search", candidates // 2, failed_every, made, space)
+    log.append(measure("search finalist 3", "finalist", "validation", 0.63))
+    log.append({"event": "end"})
+    return log
+
+
+def measure(name: str, role: str, split: str, value: float) -> dict[str, Any]:
+    scores = {"jp_math": {split: {"score": value, "loglik": None, "items": 100}}}
+    return {"event": "measure", "name": name, "role": role, "status": "ok", "scores": scores}
+
+
+def _add_search(
+    log: list[dict[str, Any]],
+    search: str,
+    candidates: int,
+    failed_every: int,
+    made: random.Random,
+    space: list[dict[str, Any]],
+) -> None:
+    first = 1 + max((c["id"] for e in log for c in e.get("candidates", [])), default=-1)
+    for start in range(first, first + candidates, 16):
+        ids = range(start, min(start + 16, first + candidates))
         asked = [
             {
                 "id": i,
@@ -109,15 +139,14 @@ def events(candidates: int = 128, failed_every: int = 20, blocks: int = 6) -> li
             }
             for i in ids
         ]
-        log.append({"event": "ask", "generation": start // 16, "candidates": asked})
-        log += [_result(i, made, i % failed_every == failed_every - 1, candidates) for i in ids]
-    best = max((e for e in log if e.get("status") == "ok"), key=lambda e: e["fitness"])
-    for event in log:
-        for candidate in event.get("candidates", []):
-            if candidate["id"] == best["id"]:
-                candidate["digest"] = "digest-evolved merge"
-    log.append({"event": "end"})
-    return log
+        generation = (start - first) // 16
+        log.append(
+            {"event": "ask", "search": search, "generation": generation, "candidates": asked}
+        )
+        for i in ids:
+            failed = i % failed_every == failed_every - 1
+            result = _result(i, made, failed, candidates if search == "search" else 8 * i)
+            log.append(result | {"search": search})
 
 
 def _result(key: int, made: random.Random, failed: bool, total: int) -> dict[str, Any]:
@@ -132,7 +161,7 @@ def _result(key: int, made: random.Random, failed: bool, total: int) -> dict[str
         "fitness": [value - 0.1],
         "scores": {"jp_math": {"score": value, "loglik": -1.2, "items": 150}},
         "stderr": [0.03],
-        "seconds": 0.4,
+        "seconds": {"elapsed": 0.4},
         "file": f"items/{key:06}.parquet",
     }
 

@@ -1,0 +1,144 @@
+"""Imports point downwards only, and the heavy libraries stay out of light imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evomerge
+
+ROOT = Path(evomerge.__file__).parent
+
+RANKS = [
+    ["types", "errors", "config", "seeds", "progress", "versions"],
+    ["build", "recipe", "journal", "operators"],
+    ["space", "report", "checkpoints"],
+    ["engines", "estimators", "optimizers", "tasks"],
+    ["executors", "testing"],
+    ["setup", "evaluation"],
+    ["check", "search"],
+    ["proof"],
+    ["results"],
+    ["study"],
+    ["cli"],
+    ["__main__"],
+]
+"""Rooms and modules from the bottom to the top: one imports only from lines above its own.
+
+`zoo` stands apart: it imports nothing of the rest, and only `cli` asks it for a path.
+"""
+
+RANK = {room: i for i, rooms in enumerate(RANKS) for room in rooms}
+HEAVY = {"ray", "vllm", "hydra", "omegaconf", "transformers", "torch"}
+
+
+def files():
+    return sorted(p for p in ROOT.rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def modules():
+    return {module_of(p) for p in files()}
+
+
+def imports(path, known):
+    """(line, module) of every import anywhere in a file, type-checking ones included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write imports in full"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield node.lineno, full if full in known else str(node.module)
+
+
+def edges():
+    known = modules()
+    for path in files():
+        for line, name in imports(path, known):
+            if name.split(".")[0] == "evomerge":
+                yield f"{path.relative_to(ROOT)}:{line}", room_of(module_of(path)), room_of(name)
+
+
+def test_every_room_has_a_rank():
+    assert {room_of(m) for m in modules()} - {"", "zoo"} == set(RANK)
+
+
+def test_imports_point_downwards():
+    upwards = [
+        f"{place} imports {to}"
+        for place, room, to in edges()
+        if room and to and room != to and "zoo" not in (room, to) and RANK[to] >= RANK[room]
+    ]
+    assert upwards == []
+
+
+def test_the_package_itself_imports_nothing_of_its_own():
+    assert [place for place, room, to in edges() if not room and to] == []
+
+
+def test_siblings_do_not_import_each_other():
+    siblings = {"engines", "estimators", "optimizers", "tasks"}
+    crossing = [
+        f"{place} imports {to}"
+        for place, room, to in edges()
+        if room in siblings and to in siblings and room != to
+    ]
+    assert crossing == []
+
+
+def test_the_report_reads_journals_only():
+    reached = {to for _, room, to in edges() if room == "report"}
+    assert reached <= {"report", "journal", "recipe", "errors", "types", ""}
+
+
+def test_the_zoo_stands_apart():
+    assert {to for _, room, to in edges() if room == "zoo"} <= {"zoo"}
+    assert {room for _, room, to in edges() if to == "zoo"} <= {"zoo", "cli"}
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("hydra", {"cli.py"}),
+        ("omegaconf", {"cli.py"}),
+        ("ray", {"executors/ray.py"}),
+        ("vllm", {"engines/vllm.py", "engines/vllm_worker.py", "engines/vllm_setup.py"}),
+        ("cma", {"optimizers/cma_es.py"}),
+        ("pytest", {"testing/operators.py", "testing/optimizers.py"}),
+    ],
+)
+def test_a_library_has_one_importer(library, allowed):
+    known = modules()
+    users = {
+        str(path.relative_to(ROOT))
+        for path in files()
+        for _, name in imports(path, known)
+        if name.split(".")[0] == library
+    }
+    assert users <= allowed
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["evomerge", "evomerge.cli", "evomerge.engines", "evomerge.tasks", "evomerge.report"],
+)
+def test_light_imports_stay_light(module):
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert out.stdout.split() == []
