@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ keys that most studies set (all of them: python -m evomerge +experiment=NAME --c
   stop.score=S  stop.patience=GENERATIONS
   executor.workers=N  executor.threads=N  engine.max_model_len=N
   models.base=PATH  models.sources.NAME=PATH  task.search.path=FILE  task.test.path=FILE
+  (a key that the YAML does not hold yet takes a plus: +models.sources.NEW=PATH)
 
 choices:
 {groups}
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_guarded(arguments))
 
@@ -146,14 +149,18 @@ def _merge(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from evomerge.report import write_report
+    from evomerge.report import results_markdown, write_report
 
     parser = argparse.ArgumentParser(
         "python -m evomerge report", description="Writes report.html from a run's files."
     )
     parser.add_argument("run", type=Path, nargs="+", help="a study's run_dir")
-    for run in parser.parse_args(arguments).run:
+    parser.add_argument("--markdown", action="store_true", help="print the result table, too")
+    options = parser.parse_args(arguments)
+    for run in options.run:
         print(write_report(run))
+        if options.markdown and (run / "results.json").is_file():
+            print(results_markdown(json.loads((run / "results.json").read_text("utf-8"))))
     return 0
 
 

@@ -123,6 +123,7 @@ class RayExecutor:
 
         threads = str(self._spec.threads)
         environment = dict.fromkeys(_THREAD_VARIABLES, threads)
+        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
         options: dict[str, Any] = {
             "num_cpus": self._spec.threads,
             "runtime_env": {"env_vars": environment},
