@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.build import build
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.merger import Merger, check_fit, check_recipe
+from evomerge.checkpoints.remote import download_size
 from evomerge.engines.auto import resolve_engine
 from evomerge.errors import Problem, UserError
 from evomerge.executors.cores import available
@@ -21,12 +22,16 @@ _ITEM_BYTES = 2048
 _SPARE = 200 << 20
 
 
-def check(config: Config, say: Callable[[str], None] | None = None) -> list[Problem]:
+def check(
+    config: Config, say: Callable[[str], None] | None = None, download: bool = False
+) -> list[Problem]:
     """Verifies sources, tasks, search, engine, devices, memory and disk.
 
     Args:
         config: the resolved config.
         say: called with a sentence about each part that is in order, and with notes.
+        download: fetch models that are on the hub only, to look into them; otherwise it is
+            only asked whether the hub has them.
 
     Returns:
         All problems, in the order in which a user would mend them.
@@ -34,6 +39,8 @@ def check(config: Config, say: Callable[[str], None] | None = None) -> list[Prob
     tell = say or (lambda text: None)
     merger = Merger()
     problems: list[Problem] = []
+    if not download:
+        problems, config = _without_remote(config, tell)
     for step in (_models, _tasks, _search, _engine, _devices, _memory, _disk):
         try:
             problems.extend(step(config, merger, tell))
@@ -43,15 +50,73 @@ def check(config: Config, say: Callable[[str], None] | None = None) -> list[Prob
     return list(unique)
 
 
-def _models(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
+def remote_models(config: Config) -> dict[str, int]:
+    """Models that would have to be downloaded: config key to bytes.
+
+    Raises:
+        SourceError: for one that the hub does not give.
+    """
+    sizes = {field: download_size(ref, field) for field, ref in _references(config).items()}
+    return {field: size for field, size in sizes.items() if size}
+
+
+def _references(config: Config) -> dict[str, str]:
     models = config["models"]
-    if not models["sources"]:
+    named = {f"models.sources.{name}": ref for name, ref in models["sources"].items()}
+    return {"models.base": models["base"], **named}
+
+
+def _without_remote(config: Config, tell: Callable[[str], None]) -> tuple[list[Problem], Config]:
+    """The config without models that are not here yet, and what is wrong with those."""
+    problems: list[Problem] = []
+    absent, size = [], 0
+    for field, ref in _references(config).items():
+        try:
+            pending = download_size(ref, field)
+        except UserError as error:
+            problems.extend(error.problems)
+            absent.append(field)
+            continue
+        if pending:
+            tell(f"{field}: {ref} will be downloaded ({pending / 1e9:.1f} GB)")
+            absent.append(field)
+            size += pending
+    if size:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        free = shutil.disk_usage(_existing(Path(HF_HUB_CACHE))).free
+        if free < size:
+            problems.append(
+                Problem(
+                    "models", f"{free / 1e9:.1f} GB free on the disk of {HF_HUB_CACHE}",
+                    f"{size / 1e9:.1f} GB for the models to download",
+                    "Free some space, or set HF_HOME to a folder on another disk.",
+                )
+            )  # fmt: skip
+    sources = {
+        name: ref
+        for name, ref in config["models"]["sources"].items()
+        if f"models.sources.{name}" not in absent
+    }
+    base = None if "models.base" in absent else config["models"]["base"]
+    if not absent:
+        return problems, config
+    return problems, {**config, "models": {"base": base, "sources": sources}, "_absent": absent}
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _models(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
+    if not config["models"]["sources"] and not config.get("_absent"):
         yield Problem(
             "models.sources", "none", "at least one source", "Add `models.sources.NAME: PATH`."
         )
-    named = {"models.base": models["base"]}
-    named |= {f"models.sources.{name}": ref for name, ref in models["sources"].items()}
     opened: dict[str, Checkpoint] = {}
+    named = {field: ref for field, ref in _references(config).items() if ref is not None}
     for field, ref in named.items():
         try:
             opened[field] = merger.checkpoint(ref, field)
@@ -132,6 +197,13 @@ def _search(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
             "Set one, for example budget.candidates=300.",
         )  # fmt: skip
     build(config["estimator"], "estimator")
+    for name, node in config["controls"]["recipes"].items():
+        if not isinstance(node, Mapping):
+            yield Problem(f"controls.recipes.{name}", repr(node), "a mapping", "Correct it.")
+            return
+    if config.get("_absent"):
+        tell("note: the search space is checked when the models are here")
+        return
     for recipe in control_recipes(config).values():
         check_recipe(recipe)
     try:
@@ -210,9 +282,7 @@ def _memory(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
 
 def _disk(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
     run_dir = Path(config["run_dir"])
-    folder = run_dir
-    while not folder.exists():
-        folder = folder.parent
+    folder = _existing(run_dir)
     if not os.access(folder, os.W_OK):
         yield Problem(
             "run_dir", f"{folder}, which cannot be written", "a writable folder",
@@ -232,6 +302,8 @@ def _disk(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterat
 
 
 def _quiet_base(config: Config, merger: Merger) -> Checkpoint | None:
+    if config["models"]["base"] is None:
+        return None
     try:
         return merger.checkpoint(config["models"]["base"], "models.base")
     except UserError:

@@ -96,7 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _study(config: dict[str, Any]) -> int:
-    from evomerge.check import check
+    from evomerge.check import check, remote_models
     from evomerge.progress import Progress
     from evomerge.report import results_table
     from evomerge.setup import make_setup
@@ -105,6 +105,9 @@ def _study(config: dict[str, Any]) -> int:
     with Progress() as progress:
         progress.say(f"checking {config['experiment']}")
         problems = check(config, progress.say)
+        if not problems and remote_models(config):
+            progress.say("downloading the models")
+            problems = check(config, progress.say, download=True)
         if problems:
             raise UserError(problems)
         results = run_study(make_setup(config), progress)

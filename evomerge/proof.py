@@ -87,9 +87,7 @@ def prove(
     )
 
 
-def _winner(
-    setup: Setup, search: Search, measurer: Measurer, progress: Progress
-) -> Recipe | None:
+def _winner(setup: Setup, search: Search, measurer: Measurer, progress: Progress) -> Recipe | None:
     """The finalist that is fittest on validation items; a search item may have been lucky."""
     trials = search.best(setup.config["finalists"])
     finalists = {f"{search.name} finalist {t.id}": t.recipe for t in trials}

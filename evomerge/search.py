@@ -146,12 +146,8 @@ class Search:
         have = {t.id for t in self.trials}
         missing = [c for c in ask["candidates"] if c["id"] not in have]
         items = ask["items"]
-        request = Request(
-            self.setup.task.name, "search", None if items is None else tuple(items)
-        )
-        recipes = {
-            c["id"]: self.setup.space.decode(np.array(c["genome"])) for c in missing
-        }
+        request = Request(self.setup.task.name, "search", None if items is None else tuple(items))
+        recipes = {c["id"]: self.setup.space.decode(np.array(c["genome"])) for c in missing}
         jobs = [Job(c["id"], recipes[c["id"]].to_dict(), (request,)) for c in missing]
         if jobs:
             outcomes = in_order(self.executor.get(), jobs)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from evomerge.config import FREE_KEYS
+from evomerge.engines.auto import resolve_engine
 from evomerge.errors import JournalError
 from evomerge.evaluation import LazyExecutor, Measurer
 from evomerge.journal import SCHEMA, Journal, locked, write_atomic
@@ -73,6 +74,7 @@ def matter(setup: Setup) -> dict[str, Any]:
     models, task = config.pop("models"), config.pop("task")
     identities = model_identities(setup)
     flat = _flatten(config)
+    flat["engine.name"] = resolve_engine(config["engine"]["name"])
     flat["models.base"] = identities[models["base"]]
     for name, ref in models["sources"].items():
         flat[f"models.sources.{name}"] = identities[ref]

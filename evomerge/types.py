@@ -126,4 +126,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the model; the engine cannot be used afterwards."""
-

@@ -33,7 +33,7 @@ def locate(ref: str, field: str = "model") -> Path:
         return path
     if exists and ref:
         raise SourceError.of(field, f"the file {ref}", "a model's directory", "Give its folder.")
-    if ref.startswith((".", "/", "~")) or not _HUB_NAME.match(ref):
+    if not is_hub_name(ref):
         raise SourceError.of(
             field,
             f"no directory {ref}",
@@ -43,34 +43,45 @@ def locate(ref: str, field: str = "model") -> Path:
     return _from_hub(ref, field)
 
 
-def _from_hub(ref: str, field: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = ref.partition("@")
-    cached = _from_cache(name, revision or None)
-    if cached is not None:
-        return cached
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
-    except Exception as error:  # the hub client raises many unrelated types
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise SourceError.of(
-            field,
-            f"{ref} is not on this machine and the hub did not give it ({reason})",
-            "a model directory, a cached model or a reachable hub",
-            f"Download it where there is a network, then set {field}=PATH.",
-        ) from error
+def is_hub_name(ref: str) -> bool:
+    """Whether a reference could be `organisation/name[@revision]`, not a path."""
+    return not ref.startswith((".", "/", "~")) and bool(_HUB_NAME.match(ref))
 
 
-def _from_cache(name: str, revision: str | None) -> Path | None:
+def cached(ref: str) -> Path | None:
     """The cached snapshot of a hub model, or None if its weights are not all there."""
     from huggingface_hub import snapshot_download
 
+    name, _, revision = ref.partition("@")
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
     except (OSError, ValueError):
         return None
     return folder if _has_weights(folder) else None
+
+
+def hub_error(ref: str, field: str, error: Exception) -> SourceError:
+    """What to tell of a model that the hub did not give."""
+    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    return SourceError.of(
+        field,
+        f"{ref} is not on this machine and the hub did not give it ({reason})",
+        "a model directory, a cached model or a reachable hub",
+        f"Download it where there is a network, then set {field}=PATH.",
+    )
+
+
+def _from_hub(ref: str, field: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    here = cached(ref)
+    if here is not None:
+        return here
+    name, _, revision = ref.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
+    except Exception as error:  # the hub client raises many unrelated types
+        raise hub_error(ref, field, error) from error
 
 
 def _has_weights(folder: Path) -> bool:
