@@ -98,7 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _study(config: dict[str, Any]) -> int:
     from evomerge.check import check, remote_models
     from evomerge.progress import Progress
-    from evomerge.report import results_table
+    from evomerge.report import results_table, verdict
     from evomerge.setup import make_setup
     from evomerge.study import run_study
 
@@ -114,7 +114,12 @@ def _study(config: dict[str, Any]) -> int:
     from rich.console import Console
 
     run_dir = Path(config["run_dir"])
-    Console().print(results_table(results))
+    console = Console()
+    console.print(results_table(results))
+    found = verdict(results)
+    for sentence in (found.headline, *found.sentences):
+        console.print(sentence, markup=False, highlight=False)
+    console.print()
     for name in ("best/model", "best/recipe.yaml", "results.json", "report.html"):
         print(f"{name:16}  {run_dir / name}")
     return 0
@@ -224,7 +229,9 @@ def _register() -> None:
 def _hydra_main(arguments: list[str]) -> int:
     """Hydra's own command line, for its flags: sweeps, --cfg, --info."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
 
     _register()
     code = 0
@@ -243,9 +250,11 @@ def _hydra_main(arguments: list[str]) -> int:
         return status
 
     sys.argv = ["python -m evomerge", *arguments]
-    hydra.main(version_base="1.3", config_path=f"pkg://{_CONFIG_MODULE}", config_name="config")(
-        job
-    )()
+    command = hydra.main(f"pkg://{_CONFIG_MODULE}", "config", version_base="1.3")
+    try:
+        command(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error) from error
     return code
 
 

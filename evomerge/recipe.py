@@ -92,7 +92,10 @@ class Recipe:
 
     def to_yaml(self, identities: Mapping[str, str] | None = None) -> str:
         """The recipe as mergekit YAML; the digest stands in a comment on top."""
-        body = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        data = self.to_dict()
+        # PyYAML folds these line breaks into spaces unless it escapes all that is not ASCII.
+        breaks = any(c in json.dumps(data, ensure_ascii=False) for c in "\x85\u2028\u2029")
+        body = yaml.safe_dump(data, sort_keys=False, allow_unicode=not breaks)
         return f"# digest: {self.digest(identities)}\n{body}"
 
     @classmethod

@@ -215,6 +215,13 @@ def test_jp_math_runs_end_to_end_on_local_models_and_data(tmp_path: Path) -> Non
     assert found["models"][found["best"]]["scores"]["jp_math"]["test"]["items"] == 20
 
 
+def test_a_mistake_in_a_sweep_is_named() -> None:
+    done = evomerge("-m", "+experiment=jp_math_tiny", "buget.candidates=3", "seed=0,1")
+    assert done.returncode == 2
+    assert "Did you mean budget?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_sweep_makes_a_directory_a_seed(tmp_path: Path) -> None:
     done = evomerge(
         "-m", *[a for a in quick_arguments(tmp_path) if not a.startswith("run_dir=")],

@@ -30,6 +30,7 @@ RECIPES = st.builds(
 
 
 @given(RECIPES)
+@settings(deadline=None, max_examples=50)
 def test_dict_round_trip(recipe):
     again = Recipe.from_dict(recipe.to_dict())
     assert again == recipe
@@ -38,13 +39,23 @@ def test_dict_round_trip(recipe):
 
 
 @given(recipe=RECIPES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_yaml_round_trip(recipe, tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path = tmp_path_factory.getbasetemp() / "recipe.yaml"
     path.write_text(recipe.to_yaml(), encoding="utf-8")
     again = Recipe.from_yaml(path)
     assert again == recipe
     assert again.digest() == recipe.digest()
+
+
+@pytest.mark.parametrize(
+    "sign", ["\n", "\r", "\t", "\0", "\x85", "\u2028", "\ufeff", "日", "'", '"', "#"]
+)
+def test_any_sign_survives_yaml(sign, tmp_path):
+    recipe = Recipe("linear", (Source(f"a{sign}b", {"weight": (Case(sign, 1.0),)}),))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert Recipe.from_yaml(path) == recipe
 
 
 def test_reads_a_mergekit_file(tmp_path):
@@ -100,6 +111,7 @@ def test_first_hit_wins():
     st.lists(st.tuples(st.text("ab.", max_size=3), st.integers()), max_size=5),
     st.text("ab.", max_size=6),
 )
+@settings(deadline=None, max_examples=50)
 def test_filters_are_a_first_substring_search(pairs, tensor):
     hits = [value for pattern, value in pairs if tensor.find(pattern) != -1]
     setting = tuple(Case(p, v) for p, v in pairs)
@@ -225,6 +237,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
+@settings(deadline=None, max_examples=50)
 def test_any_data_is_read_or_refused_by_name(data):
     try:
         recipe = Recipe.from_dict(data)
@@ -260,6 +273,7 @@ def test_yaml_names_its_digest_and_stays_mergekit(tmp_path):
 
 
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=50)
 def test_errors_cross_processes_whole(parts):
     error = SourceError([Problem(*p) for p in parts])
     again = pickle.loads(pickle.dumps(error))

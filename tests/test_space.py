@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.checkpoints.layout import layout_of
@@ -52,6 +52,7 @@ def test_dimensions_are_named_and_bounded(granularity, groups):
 
 @pytest.mark.parametrize("granularity", ["layer", "global"])
 @given(data=st.data())
+@settings(deadline=None, max_examples=50)
 def test_decode_and_encode_are_inverse(granularity, data):
     genome = data.draw(genomes(granularity))
     merge_space = space(granularity=granularity)

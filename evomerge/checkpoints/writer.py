@@ -124,7 +124,7 @@ def _write_rest(recipe: Recipe, merger: Merger, folder: Path, extra: dict[str, s
 
 def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """A config and its parts (`text_config`) with another dtype and without a path."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in config.items():
         if key.endswith("_config") and isinstance(value, dict):
             out[key] = _with_dtype(value, dtype)

@@ -3,5 +3,20 @@
 from evomerge.report.card import model_card
 from evomerge.report.page import render_page, write_report
 from evomerge.report.table import results_markdown, results_table
+from evomerge.report.verdict import verdict
 
-__all__ = ["model_card", "render_page", "results_markdown", "results_table", "write_report"]
+__all__ = [
+    "model_card",
+    "render_page",
+    "results_markdown",
+    "results_table",
+    "verdict",
+    "write_report",
+]
+    "model_card",
+    "render_page",
+    "results_markdown",
+    "results_table",
+    "verdict",
+    "write_report",
+]

@@ -4,40 +4,76 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.report.numbers import interval, percent, whole
+from evomerge.report.numbers import NONE, interval, percent, whole
 from evomerge.report.reading import Json
 from evomerge.report.rows import Row, Score, task_names, task_rows
 
 if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 HEADINGS = ("Model", "Role", "Held-out (test)", "Items", "Search", "Items")
 
 
-def results_table(results: Json) -> Table:
-    """The result table for the terminal: held-out score and interval, search score beside it.
+def results_table(results: Json) -> Group:
+    """The results for the terminal, 80 columns wide: the objective, then the other tasks.
 
     Names are shown as they are: neither rich's markup nor control characters in them act.
     """
+    from rich.console import Group
+
+    tasks = task_names(results)
+    parts: list[RenderableType] = [_objective(results, tasks[0])] if tasks else []
+    if len(tasks) > 1:
+        parts.append(_others(results, tasks[1:]))
+    return Group(*parts)
+
+
+def _objective(results: Json, task: str) -> Table:
+    rows = task_rows(results, task)
+    test, search = (next((n for n in counts if n is not None), None) for counts in _items(rows))
+    table = _empty(f"{_title(results)}: {printable(task)}")
+    for heading in ("Model", "Role"):
+        table.add_column(heading, overflow="fold")
+    table.add_column(f"Held-out, {whole(test)} items", justify="right", no_wrap=True)
+    table.add_column(f"Search, {whole(search)} items", justify="right", no_wrap=True)
+    for row in rows:
+        _add(table, row.chosen, [row.name, row.role, _scored(row.test), _scored(row.search)])
+    return table
+
+
+def _others(results: Json, tasks: Sequence[str]) -> Table:
+    by_task = {task: {row.name: row for row in task_rows(results, task)} for task in tasks}
+    table = _empty("Not part of the search, held-out")
+    table.add_column("Model", overflow="fold")
+    for task in tasks:
+        table.add_column(printable(task), justify="right", overflow="fold")
+    for first in task_rows(results, task_names(results)[0]):
+        scores = [by_task[task].get(first.name) for task in tasks]
+        cells = [NONE if row is None else _scored(row.test, decimals=0) for row in scores]
+        _add(table, first.chosen, [first.name, *cells])
+    return table
+
+
+def _empty(title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    tasks = task_names(results)
-    table = Table(title=Text(_title(results)), title_justify="left")
-    for place, heading in enumerate(HEADINGS):
-        table.add_column(
-            heading, justify="left" if place < 2 else "right", no_wrap=place >= 2, overflow="fold"
-        )
-    for task in tasks:
-        if len(tasks) > 1:
-            table.add_section()
-            table.add_row(Text(printable(task), style="italic"))
-        for row in task_rows(results, task):
-            cells = [Text(printable(cell)) for cell in _cells(row)]
-            table.add_row(*cells, style="bold" if row.chosen else None)
-    return table
+    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _add(table: Table, chosen: bool, cells: Sequence[str]) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(c)) for c in cells), style="bold" if chosen else None)
+
+
+def _items(rows: Sequence[Row]) -> tuple[list[int | None], list[int | None]]:
+    return [row.test.items for row in rows], [row.search.items for row in rows]
 
 
 def results_markdown(results: Json) -> str:
@@ -92,7 +128,10 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _scored(score: Score) -> str:
-    if score.low is None or score.high is None:
+def _scored(score: Score, decimals: int = 1) -> str:
+    if score.low is None or score.high is None or score.value is None:
         return percent(score.value)
-    return f"{percent(score.value)} {interval(score.low, score.high)}"
+    if decimals:
+        return f"{percent(score.value)} {interval(score.low, score.high)}"
+    value, low, high = (f"{100 * x:.0f}" for x in (score.value, score.low, score.high))
+    return f"{value}% [{low}, {high}]"

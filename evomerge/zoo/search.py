@@ -74,7 +74,7 @@ def search(
     strategy = cma.CMAEvolutionStrategy([(LOW + HIGH) / 2] * dimensions, (HIGH - LOW) / 6, options)
     seen: list[tuple[float, FloatArray]] = []
     started = time.monotonic()
-    while len(seen) + strategy.popsize < budget:
+    while len(seen) + strategy.popsize <= budget:
         asked = strategy.ask()
         values = [evaluate(np.asarray(candidate)) for candidate in asked]
         strategy.tell(asked, [-value for value in values])
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (default 0)")
     parser.add_argument("--items", type=int, default=300, help="search items a candidate")
     parser.add_argument("--global-budget", type=int, default=100)
-    parser.add_argument("--layer-budget", type=int, default=300)
+    parser.add_argument("--layer-budget", type=int, default=288)
     args = parser.parse_args(argv)
 
     merger = ZooMerger(args.models)

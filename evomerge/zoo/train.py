@@ -28,6 +28,7 @@ def save_model(model: LlamaForCausalLM, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).bfloat16().save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
     for path in directory.glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in content.items() if key not in PRIVATE_KEYS}

@@ -31,8 +31,23 @@ def test_table() -> None:
 def test_table_with_several_tasks_names_them() -> None:
     results = runs.results()
     results["models"]["math"]["scores"]["en_math"] = {"test": runs.score(0.4, 90)}
-    text = shown(results)
-    assert text.index("│ jp_math ") < text.index("│ en_math ")
+    lines = shown(results).splitlines()
+    (heading,) = [line for line in lines if "en_math" in line]
+    below = lines[lines.index(heading) :]
+    assert not any("40%" in line for line in lines[: lines.index(heading)])
+    assert any(line.split()[:2] == ["math", "40%"] for line in below)
+
+
+def test_table_fits_a_narrow_terminal() -> None:
+    results = runs.results()
+    for task in ("en_math_tiny", "polite_tiny", "sort_tiny"):
+        for model in results["models"].values():
+            model["scores"][task] = {"test": runs.score(0.4, 90)}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(results))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("62.0% [56.0%, 68.0%]" in line for line in lines)
 
 
 def test_names_do_not_act_in_the_terminal() -> None:

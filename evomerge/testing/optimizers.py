@@ -1,0 +1,208 @@
+"""What every optimiser has to do, whatever it believes in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.optimizers.base import Optimizer
+from evomerge.space import Dimension
+from evomerge.types import Fitness, FloatArray, Observation
+
+
+def dimensions(count: int) -> list[Dimension]:
+    """Dimensions with different bounds, starts and steps."""
+    return [
+        Dimension(f"weight/{i}/all", -1.0 - i, 2.0 + i, 0.5 * i, (3.0 + 2 * i) / 6)
+        for i in range(count)
+    ]
+
+
+def observe(genome: FloatArray, value: float | None) -> Observation:
+    """An observation with one fitness value, or of a failure."""
+    return Observation(genome, None if value is None else Fitness((value,), (0.0,)))
+
+
+def sphere(genome: FloatArray) -> float:
+    """Best at 0.3 in each coordinate."""
+    return -float(((np.asarray(genome) - 0.3) ** 2).sum())
+
+
+class OptimizerConformance:
+    """Holds one optimiser to the common rules; inherit it and define `make`."""
+
+    def make(self, dimensions: Sequence[Dimension], seed: int) -> Optimizer:
+        """A fresh optimiser."""
+        raise NotImplementedError
+
+    def drive(
+        self,
+        optimizer: Optimizer,
+        generations: int,
+        fitness: Callable[[FloatArray], float | None] = sphere,
+    ) -> list[FloatArray]:
+        """Asks and tells whole batches; returns all genomes."""
+        genomes: list[FloatArray] = []
+        for _ in range(generations):
+            batch = optimizer.ask(optimizer.batch)
+            genomes += batch
+            optimizer.tell([observe(g, fitness(g)) for g in batch])
+        return genomes
+
+    def check_bounds(self, optimizer: Optimizer, genomes: Sequence[FloatArray]) -> None:
+        """Checks shape, dtype, finiteness and bounds."""
+        for genome in genomes:
+            assert genome.shape == (len(optimizer.dimensions),)
+            assert genome.dtype == np.float64
+            assert (genome >= optimizer.low).all() and (genome <= optimizer.high).all()
+
+    @pytest.mark.parametrize("count", [1, 2, 5, 100])
+    def test_bounds_are_kept_in_any_dimension(self, count: int) -> None:
+        optimizer = self.make(dimensions(count), 0)
+        self.check_bounds(optimizer, self.drive(optimizer, 6))
+
+    def test_bounds_are_kept_where_the_best_lies_outside(self) -> None:
+        optimizer = self.make(dimensions(3), 0)
+        genomes = self.drive(optimizer, 40, lambda g: float(g.sum()))
+        self.check_bounds(optimizer, genomes)
+
+    def test_seed_decides(self) -> None:
+        first, again, other = (self.make(dimensions(3), seed) for seed in (4, 4, 5))
+        one = self.drive(first, 5)
+        assert np.array_equal(one, self.drive(again, 5))
+        assert not np.array_equal(one, self.drive(other, 5))
+
+    def test_global_random_states_are_neither_used_nor_changed(self) -> None:
+        expected = self.drive(self.make(dimensions(3), 1), 5)
+        random.seed(99)
+        np.random.seed(99)
+        torch.manual_seed(99)
+        states = random.getstate(), _numpy_state(), torch.get_rng_state()
+        genomes = self.drive(self.make(dimensions(3), 1), 5)
+        assert np.array_equal(genomes, expected)
+        assert random.getstate() == states[0]
+        assert _numpy_state() == states[1]
+        assert torch.equal(torch.get_rng_state(), states[2])
+
+    def test_replay_resumes(self) -> None:
+        """A second optimiser that is asked and told the same goes on the same."""
+        sizes = [3, 7, 1, 12, 5]
+        optimizer, resumed = self.make(dimensions(4), 2), self.make(dimensions(4), 2)
+        for i, size in enumerate(sizes):
+            batch = optimizer.ask(size)
+            told = [observe(g, sphere(g) if (i + j) % 4 else None) for j, g in enumerate(batch)]
+            optimizer.tell(told)
+            journal = [observe(np.array(o.genome.tolist()), _value(o)) for o in told]
+            assert np.array_equal(resumed.ask(size), batch)
+            resumed.tell(journal)
+        assert np.array_equal(optimizer.ask(6), resumed.ask(6))
+
+    def test_order_of_tells_within_a_batch_is_irrelevant(self) -> None:
+        """Also where candidates tie, and where they are told one by one."""
+
+        def steps(genome: FloatArray) -> float:
+            return round(2 * sphere(genome)) / 2
+
+        ordered, shuffled = self.make(dimensions(3), 3), self.make(dimensions(3), 3)
+        rng = np.random.default_rng(0)
+        for _ in range(8):
+            batch = ordered.ask(ordered.batch)
+            assert np.array_equal(shuffled.ask(shuffled.batch), batch)
+            observations = [observe(g, steps(g)) for g in batch]
+            ordered.tell(observations)
+            for i in rng.permutation(len(batch)):
+                shuffled.tell([observations[i]])
+
+    def test_candidates_may_be_asked_one_by_one(self) -> None:
+        optimizer = self.make(dimensions(1), 0)
+        for _ in range(30):
+            [genome] = optimizer.ask(1)
+            optimizer.tell([observe(genome, sphere(genome))])
+        self.check_bounds(optimizer, optimizer.ask(2))
+
+    def test_more_may_be_asked_than_a_batch(self) -> None:
+        optimizer = self.make(dimensions(2), 0)
+        for count in (1, 2, 3, 4):
+            batch = optimizer.ask(count * optimizer.batch + 1)
+            self.check_bounds(optimizer, batch)
+            for i in range(0, len(batch), optimizer.batch):
+                part = batch[i : i + optimizer.batch]
+                optimizer.tell([observe(g, sphere(g)) for g in part])
+        batch = optimizer.ask(5 * optimizer.batch)
+        optimizer.tell([observe(g, sphere(g)) for g in batch])
+        self.check_bounds(optimizer, optimizer.ask(3))
+
+    def test_some_candidates_fail(self) -> None:
+        optimizer = self.make(dimensions(3), 0)
+        genomes = self.drive(optimizer, 15, lambda g: None if g[0] > 0.2 else sphere(g))
+        self.check_bounds(optimizer, genomes)
+
+    def test_whole_generations_fail(self) -> None:
+        optimizer = self.make(dimensions(3), 0)
+        self.check_bounds(optimizer, self.drive(optimizer, 5, lambda g: None))
+        self.check_bounds(optimizer, self.drive(optimizer, 5))
+
+    def test_constant_fitness(self) -> None:
+        optimizer = self.make(dimensions(3), 0)
+        self.check_bounds(optimizer, self.drive(optimizer, 100, lambda g: 0.5))
+
+    def test_equal_genomes_can_be_told_apart_by_number(self) -> None:
+        """Bounds so near that only two genomes exist."""
+        low = 1.0
+        high = float(np.nextafter(low, 2))
+        optimizer = self.make([Dimension("weight/a/all", low, high, low, high - low)], 0)
+        for _ in range(4):
+            batch = optimizer.ask(6)
+            optimizer.tell([observe(g, 0.0) for g in batch])
+
+    def test_genomes_that_were_not_asked_for_are_refused(self) -> None:
+        optimizer = self.make(dimensions(2), 0)
+        [genome] = optimizer.ask(1)
+        with pytest.raises(ValueError, match="not asked for"):
+            optimizer.tell([observe(genome + 1e-9, 0.0)])
+        optimizer.tell([observe(genome, 0.0)])
+        with pytest.raises(ValueError, match="told before"):
+            optimizer.tell([observe(genome, 0.0)])
+
+    @pytest.mark.parametrize("values", [(float("nan"),), (float("inf"),), (-float("inf"),), ()])
+    def test_nan_is_never_let_in(self, values: tuple[float, ...]) -> None:
+        """And a refused tell leaves everything as it was."""
+        optimizer, other = self.make(dimensions(2), 0), self.make(dimensions(2), 0)
+        batch = optimizer.ask(6)
+        other.ask(6)
+        good = [observe(g, sphere(g)) for g in batch]
+        with pytest.raises(ValueError, match="finite"):
+            optimizer.tell([*good[:5], Observation(batch[5], Fitness(values, values))])
+        optimizer.tell(good)
+        other.tell(good)
+        assert np.array_equal(optimizer.ask(6), other.ask(6))
+
+    @pytest.mark.parametrize("count", [0, -1])
+    def test_a_positive_number_has_to_be_asked_for(self, count: int) -> None:
+        with pytest.raises(ValueError, match="positive"):
+            self.make(dimensions(2), 0).ask(count)
+
+    def test_no_dimension_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="dimension"):
+            self.make([], 0)
+
+    def test_recommendation_lies_within_bounds(self) -> None:
+        optimizer = self.make(dimensions(3), 0)
+        self.drive(optimizer, 5)
+        genome = optimizer.recommend()
+        if genome is not None:
+            self.check_bounds(optimizer, [genome])
+
+
+def _value(observation: Observation) -> float | None:
+    return observation.fitness.values[0] if observation.fitness else None
+
+
+def _numpy_state() -> list[int]:
+    state: Any = np.random.get_state()
+    return [*map(int, state[1]), int(state[2])]
