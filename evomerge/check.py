@@ -212,15 +212,8 @@ def _search(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
         if any(p.field.startswith("models") for p in error.problems):
             return  # said already, with the models
         raise
-    check_recipe(space.decode(_start(space)))
     build(config["optimizer"], "optimizer", dimensions=space.dimensions, seed=0)
     tell(f"search: {len(space.dimensions)} dimensions")
-
-
-def _start(space: Any) -> Any:
-    import numpy as np
-
-    return np.array([d.start for d in space.dimensions])
 
 
 def _engine(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:

@@ -54,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_guarded(arguments))
+    sys.exit(run(arguments))
 
 
-def _guarded(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Runs a verb or a study; returns the exit code after printing what went wrong."""
     try:
         return _dispatch(arguments)
     except UserError as error:

@@ -26,7 +26,7 @@ class Proof:
         digests: recipe digest of each.
         searches: the study's own search first.
         item_evaluations: used for the proof in this run.
-        failed: controls that could not be measured.
+        failed: sources and controls that could not be measured.
     """
 
     subjects: Mapping[str, Subject]
@@ -54,7 +54,8 @@ def prove(
     Only here are test items evaluated.
 
     Raises:
-        EvomergeError: if no candidate succeeded or a source cannot be evaluated.
+        EvomergeError: if no candidate succeeded, or neither the winner nor any source can be
+            evaluated.
     """
     subjects = []
     for i, search in enumerate(searches):
@@ -74,9 +75,14 @@ def prove(
     requests = [Request(setup.task.name, "search", searches[0].indices(0))]
     requests += [Request(task.name, "test") for task in setup.tasks]
     splits = _measure(subjects, requests, measurer, progress, "proof on held-out items")
-    for name in (BEST, *sources):
-        if name not in splits:
-            raise EvomergeError(f"{name} could not be evaluated: {_reason(searches, name)}")
+    for subject in subjects:
+        if subject.name not in splits:
+            reason = _reason(searches, subject.name)
+            progress.say(f"{subject.name} could not be evaluated and is left out: {reason}")
+    if BEST not in splits:
+        raise EvomergeError(f"{BEST} could not be evaluated: {_reason(searches, BEST)}")
+    if not any(name in splits for name in sources):
+        raise EvomergeError("no source could be evaluated; the journal holds the reasons")
     return Proof(
         subjects={s.name: s for s in subjects if s.name in splits},
         splits=splits,

@@ -52,7 +52,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
             s.name: {"candidates": s.cost.candidates, "seconds": round(s.cost.seconds, 2)}
             for s in proof.searches[1:]
         },
-        "failed_controls": list(proof.failed),
+        "not_measured": list(proof.failed),
         "versions": recorded["versions"],
     }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evomerge.build import build
 from evomerge.checkpoints.merger import Merger, check_fit, check_recipe
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, RecipeError
 from evomerge.executors.base import Executor
 from evomerge.executors.cores import available
 from evomerge.executors.worker import WorkerSpec
@@ -113,7 +115,11 @@ def make_task(node: Any, field: str) -> Task:
 
 
 def make_space(config: Config, merger: Merger) -> SearchSpace:
-    """Builds the search space over the pool's layer groups."""
+    """Builds the search space over the pool's layer groups.
+
+    Raises:
+        ConfigError: for a key at fault, and for bounds that the operator does not take.
+    """
     models = config["models"]
     layout = merger.checkpoint(models["base"], "models.base").layout
     space: SearchSpace = build(
@@ -125,6 +131,14 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
         dtype=config["dtype"],
         seed=config["seed"],
     )
+    for corner in ("low", "high"):
+        genome = np.array([getattr(d, corner) for d in space.dimensions])
+        try:
+            check_recipe(space.decode(genome))
+        except RecipeError as error:
+            raise ConfigError(
+                [replace(p, field=f"space ({p.field})") for p in error.problems]
+            ) from error
     return space
 
 

@@ -18,7 +18,7 @@ def download_size(ref: str, field: str = "model") -> int:
     Raises:
         SourceError: if the hub does not have it in safetensors or cannot be reached.
     """
-    if Path(ref).expanduser().exists() or not is_hub_name(ref) or cached(ref) is not None:
+    if not is_hub_name(ref) or Path(ref).exists() or cached(ref) is not None:
         return 0
     from huggingface_hub import HfApi
 

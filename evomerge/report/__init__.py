@@ -13,10 +13,3 @@ __all__ = [
     "verdict",
     "write_report",
 ]
-    "model_card",
-    "render_page",
-    "results_markdown",
-    "results_table",
-    "verdict",
-    "write_report",
-]

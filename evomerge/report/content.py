@@ -88,7 +88,7 @@ class Content:
     commands: list[str]
     recipe: str
     config: str
-    failed_controls: list[str]
+    not_measured: list[str]
     charts: dict[str, Any]
 
 
@@ -129,7 +129,7 @@ def prepare(run: RunFiles) -> Content:
         commands=commands(experiment, seed),
         recipe=run.recipe,
         config=run.config,
-        failed_controls=[str(name) for name in results.get("failed_controls") or []],
+        not_measured=[str(name) for name in results.get("not_measured") or []],
         charts=charts,
     )
 

@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, default=zoo_path("models"))
     parser.add_argument("--out", type=Path, default=zoo_path("data/merges.json"))
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (default 0)")
-    parser.add_argument("--items", type=int, default=300, help="search items a candidate")
+    parser.add_argument("--items", type=int, default=150, help="search items a candidate")
     parser.add_argument("--global-budget", type=int, default=100)
     parser.add_argument("--layer-budget", type=int, default=288)
     args = parser.parse_args(argv)

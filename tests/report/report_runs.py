@@ -68,7 +68,7 @@ def results(**changes: Any) -> dict[str, Any]:
             "overhead_ms_per_candidate": 14.2,
         },
         "controls_cost": {"random search": {"candidates": 128, "seconds": 741.0}},
-        "failed_controls": [],
+        "not_measured": [],
         "splits": {"jp_math": {"search": 150, "validation": 100, "test": 250}},
         "versions": {"evomerge": "0.1.0", "torch": "2.9.0", "python": "3.11.9"},
     } | changes

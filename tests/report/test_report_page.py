@@ -162,7 +162,7 @@ def test_a_study_that_has_just_begun(tmp_path: Path, log: list[dict[str, object]
 
 
 def test_results_without_a_journal_or_controls(tmp_path: Path) -> None:
-    outcome = runs.results(paired_test=None, failed_controls=["TIES"])
+    outcome = runs.results(paired_test=None, not_measured=["TIES"])
     models = outcome["models"]
     outcome["models"] = {name: models[name] for name in ("evolved merge", "math")}
     text = Reader(page_of(runs.write_run(tmp_path, outcome=outcome))).text
