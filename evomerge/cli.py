@@ -129,6 +129,11 @@ def _study(config: dict[str, Any]) -> int:
 def _check(arguments: list[str]) -> int:
     from evomerge.check import check
 
+    if "-h" in arguments or "--help" in arguments:
+        print("python -m evomerge check +experiment=NAME [KEY=VALUE ...]\n\n"
+              "Lists everything that is wrong with a study and runs nothing.\n"
+              "exit codes: 0 nothing is wrong, 2 something is.")  # fmt: skip
+        return 0
     overrides, directory = _split_directory(arguments)
     config = compose_config(overrides, directory)
     problems = check(config, print)
@@ -260,7 +265,12 @@ def _hydra_main(arguments: list[str]) -> int:
 
 
 def _split_directory(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Takes `--config-dir DIR` out of the arguments."""
+    """Takes `--config-dir DIR` (or `--config-dir=DIR`) out of the arguments."""
+    arguments = [
+        part
+        for argument in arguments
+        for part in (argument.split("=", 1) if argument.startswith("--config-dir=") else [argument])
+    ]
     if "--config-dir" not in arguments:
         return arguments, None
     at = arguments.index("--config-dir")

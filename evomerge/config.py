@@ -34,15 +34,15 @@ class Engine:
 class Executor:
     """Where candidates run.
 
-    `workers` defaults to one a GPU, or one a core without GPUs; `threads` to each worker's
-    share of the cores.
+    `gpus_per_worker` defaults to 1 where there are GPUs, and 0 means the CPU; `workers` to one
+    for each such share of the GPUs, or one a core without; `threads` to a share of the cores.
     """
 
     name: str = "serial"
     workers: int | None = None
     threads: int | None = None
     address: str | None = None
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float | None = None
     retries: int = 2
 
 

@@ -85,8 +85,22 @@ class Measurer:
     """Measures models on whole splits; what the journal already holds is not run again."""
 
     def __init__(
-        self, journal: Journal, executor: LazyExecutor, identities: Mapping[str, str]
+        self,
+        journal: Journal,
+        executor: LazyExecutor,
+        identities: Mapping[str, str],
+        tasks: Mapping[str, str],
     ) -> None:
+        """Takes what it works with.
+
+        Args:
+            journal: where measurements are recorded and found again.
+            executor: where models are evaluated.
+            identities: model reference to content fingerprint.
+            tasks: task name to a digest of its items and settings; measurements that were
+                made with another digest are not used.
+        """
+        self._tasks = dict(tasks)
         self._journal = journal
         self._executor = executor
         self._identities = identities
@@ -105,35 +119,42 @@ class Measurer:
             requests: whole splits of tasks.
             report: called with (done, total) after each subject.
         """
-        known = self._known()
         wanted = {(r.task, r.split) for r in requests}
-        out: dict[str, Splits] = {}
-        jobs, by_id = [], {}
+        digests = {s.name: s.recipe.digest(self._identities) for s in subjects}
+        known = self._known()
+        failed = self._failed(requests)
+        jobs: list[Job] = []
+        by_id: dict[int, Subject] = {}
         for number, subject in enumerate(subjects):
-            digest = subject.recipe.digest(self._identities)
-            have = known.get(digest, {})
-            if wanted <= set(have):
-                out[subject.name] = {key: have[key] for key in wanted}
-                continue
-            missing = tuple(r for r in requests if (r.task, r.split) not in have)
-            jobs.append(Job(number, subject.recipe.to_dict(), missing))
-            by_id[number] = (subject, digest)
-        done = len(out)
+            digest = digests[subject.name]
+            missing = tuple(r for r in requests if (r.task, r.split) not in known.get(digest, {}))
+            queued = any(digests[s.name] == digest for s in by_id.values())
+            if missing and digest not in failed and not queued:
+                jobs.append(Job(number, subject.recipe.to_dict(), missing))
+                by_id[number] = subject
+        done = len(subjects) - len(jobs)
         if jobs:
             for outcome in in_order(self._executor.get(), jobs):
-                subject, digest = by_id[outcome.id]
-                self._record(subject, digest, outcome)
+                subject = by_id[outcome.id]
+                self._record(subject, digests[subject.name], requests, outcome)
                 done += 1
                 report(done, len(subjects))
             known = self._known()
-            for subject, digest in by_id.values():
-                have = known.get(digest, {})
-                if wanted <= set(have):
-                    out[subject.name] = {key: have[key] for key in wanted}
-        return {s.name: out[s.name] for s in subjects if s.name in out}
+        return {
+            name: {key: known[digest][key] for key in wanted}
+            for name, digest in digests.items()
+            if wanted <= set(known.get(digest, {}))
+        }
 
-    def _record(self, subject: Subject, digest: str, outcome: Outcome) -> None:
-        common = {"name": subject.name, "role": subject.role, "digest": digest}
+    def _record(
+        self, subject: Subject, digest: str, requests: Sequence[Request], outcome: Outcome
+    ) -> None:
+        common = {
+            "name": subject.name,
+            "role": subject.role,
+            "digest": digest,
+            "asked": self._asked(requests),
+        }
         if outcome.scores is None:
             self._journal.append("measure", **common, status="failed", reason=outcome.reason)
             return
@@ -144,11 +165,31 @@ class Measurer:
             "measure", **common, status="ok", scores=summary(outcome.scores), file=file
         )
 
+    def _asked(self, requests: Sequence[Request]) -> list[str]:
+        """What was to be measured: task, split, and what items and settings they stood for."""
+        return sorted(f"{r.task}/{r.split}/{self._tasks[r.task]}" for r in requests)
+
+    def _is_current(self, asked: str) -> bool:
+        task, _, digest = asked.rsplit("/", 2)
+        return self._tasks.get(task) == digest
+
+    def _failed(self, requests: Sequence[Request]) -> set[str]:
+        """Digests that failed on the same requests before."""
+        asked = self._asked(requests)
+        return {
+            e["digest"]
+            for e in self._journal.events
+            if e["event"] == "measure" and e["status"] == "failed" and e["asked"] == asked
+        }
+
     def _known(self) -> dict[str, dict[tuple[str, str], ItemScores]]:
         """Everything measured so far, by digest and (task, split)."""
         out: dict[str, dict[tuple[str, str], ItemScores]] = {}
         for event in self._journal.events:
-            if event["event"] == "measure" and event["status"] == "ok":
-                for part in read_items(self._journal.run_dir / event["file"]):
+            if event["event"] != "measure" or event["status"] != "ok":
+                continue
+            current = {x.rsplit("/", 1)[0] for x in event["asked"] if self._is_current(x)}
+            for part in read_items(self._journal.run_dir / event["file"]):
+                if f"{part.task}/{part.split}" in current:
                     out.setdefault(event["digest"], {})[part.task, part.split] = part
         return out

@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from evomerge.types import ItemScores
 SCHEMA = 1
 JOURNAL = "journal.jsonl"
 _LOG = logging.getLogger(__name__)
+_OWN_FILE = re.compile(r"\.?(candidate|measure)-\d+\.parquet(\.tmp)?$")
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
@@ -54,12 +56,15 @@ class Journal:
         A torn last line (a write that was cut off) is removed with a warning.
 
         Raises:
-            JournalError: if a line before the last is damaged or the schema is unknown.
+            JournalError: if a line before the last is damaged, the schema is unknown or the
+                directory holds other things than a study.
         """
         self.run_dir = run_dir
         self.path = run_dir / JOURNAL
-        (run_dir / "items").mkdir(parents=True, exist_ok=True)
         self.events: list[dict[str, Any]] = []
+        if not self.path.is_file():
+            _refuse_foreign(run_dir)
+        (run_dir / "items").mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
             self.events, good = _parse(self.path)
             torn = self.path.stat().st_size - good
@@ -91,6 +96,11 @@ class Journal:
         self.events.append(record)
         return record
 
+    def clear(self) -> None:
+        """Forgets all events, on disk too."""
+        self.path.unlink(missing_ok=True)
+        self.events.clear()
+
     def write_items(self, name: str, scores: Sequence[ItemScores]) -> str:
         """Writes item scores and texts; returns the path relative to the run directory.
 
@@ -113,7 +123,12 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError.of(
+            f"run_dir={run_dir}", str(error), "a directory that can be made", "Choose another."
+        ) from error
     lock = FileLock(run_dir / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -243,8 +258,24 @@ def _remove_unnamed(folder: Path, events: Sequence[Mapping[str, Any]]) -> None:
     """Deletes Parquet files that were written but never named by an event."""
     named = {e["file"] for e in events if e.get("file")}
     for path in folder.iterdir():
-        if f"items/{path.name}" not in named:
+        if _OWN_FILE.match(path.name) and f"items/{path.name}" not in named:
             path.unlink()
+
+
+def _refuse_foreign(run_dir: Path) -> None:
+    """A directory that already holds folders of these names is not a study's."""
+    for name in ("items", "best"):
+        folder = run_dir / name
+        if folder.exists() and not folder.is_dir():
+            found = "a file"
+        elif folder.is_dir() and any(not _OWN_FILE.match(p.name) for p in folder.iterdir()):
+            found = "a folder with other files"
+        else:
+            continue
+        raise JournalError.of(
+            f"run_dir={run_dir}", f"{found} called {name}, and no {JOURNAL}",
+            "a new directory or a study's own", "Choose another run_dir.",
+        )  # fmt: skip
 
 
 def _sync_directory(path: Path) -> None:

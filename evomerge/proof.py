@@ -103,7 +103,7 @@ def _winner(setup: Setup, search: Search, measurer: Measurer, progress: Progress
     if not finalists:
         return None
     subjects = [Subject(name, "finalist", recipe) for name, recipe in finalists.items()]
-    request = Request(setup.task.name, "validation")
+    request = Request(setup.task.name, "validation", loglik=True)
     label = f"finalists of {search.name} on validation items"
     splits = _measure(subjects, [request], measurer, progress, label)
     values = {name: _value(setup, part) for name, part in splits.items()}
@@ -129,9 +129,12 @@ def _measure(
 
 
 def _value(setup: Setup, splits: Splits) -> float:
-    scores = [splits[setup.task.name, "validation"]]
-    fitness = setup.estimator.estimate(scores, [setup.task.loglik_weight])
-    return float(fitness.values[0])
+    """Mean score, and the weighted mean log-likelihood if the task has one."""
+    scores = splits[setup.task.name, "validation"]
+    value = float(scores.scores.mean())
+    if setup.task.loglik_weight:
+        value += setup.task.loglik_weight * float(scores.logliks.mean())
+    return value
 
 
 def _first(trials: Sequence[Trial]) -> Recipe | None:

@@ -69,15 +69,16 @@ def write_study(setup: Setup, proof: Proof) -> dict[str, Any]:
     recipe = proof.best.recipe
     folder = setup.run_dir / "best"
     folder.mkdir(exist_ok=True)
+    for unfinished in folder.glob(".model.*"):  # of a write that was killed
+        shutil.rmtree(unfinished)
     text = recipe.to_yaml(model_identities(setup))
     if not _is_current(folder, text):
         (folder / "recipe.yaml").unlink(missing_ok=True)
         if (folder / "model").exists():
             shutil.rmtree(folder / "model")
-        write_checkpoint(
-            recipe, setup.merger, folder / "model", {"README.md": model_card(results, text)}
-        )
+        write_checkpoint(recipe, setup.merger, folder / "model")
         write_atomic(folder / "recipe.yaml", text)
+    write_atomic(folder / "model" / "README.md", model_card(results, text))
     write_atomic(
         setup.run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     )
@@ -109,6 +110,7 @@ def _paired(setup: Setup, proof: Proof) -> dict[str, Any]:
     test = paired_test(proof.splits[BEST][key].scores, proof.splits[against][key].scores)
     return {
         "against": against,
+        "against_chosen_by": "highest test score of all sources",
         "difference": test.difference,
         "low": test.low,
         "high": test.high,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from evomerge.recipe import Recipe
 from evomerge.seeds import derive
 from evomerge.setup import Setup
 from evomerge.types import Fitness, FloatArray, Observation
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class Search:
         have = {t.id for t in self.trials}
         missing = [c for c in ask["candidates"] if c["id"] not in have]
         items = ask["items"]
-        request = Request(self.setup.task.name, "search", None if items is None else tuple(items))
+        indices = None if items is None else tuple(items)
+        request = Request(self.setup.task.name, "search", indices, loglik=True)
         recipes = {c["id"]: self.setup.space.decode(np.array(c["genome"])) for c in missing}
         jobs = [Job(c["id"], recipes[c["id"]].to_dict(), (request,)) for c in missing]
         if jobs:
@@ -208,9 +212,10 @@ class Search:
             fitness = Fitness(tuple(result["fitness"]), tuple(result["stderr"]))
             mine = result["scores"][self.setup.task.name]
             score = mine["score"]
-            self.cost.item_evaluations += mine["items"]
         else:
             self.cost.failed += 1
+        # A failed candidate counts as if it had answered, or a budget in items never ends.
+        self.cost.item_evaluations += self._item_count(self.indices(0))
         self.cost.candidates += 1
         self.cost.seconds += result["seconds"]["elapsed"]
         self.cost.overhead += result["seconds"]["overhead"]
@@ -240,18 +245,23 @@ class Search:
             if event["event"] != "ask" or event["search"] != self.name:
                 continue
             candidates = event["candidates"]
-            for candidate, genome in zip(
-                candidates, self.optimizer.ask(len(candidates)), strict=True
-            ):
-                if candidate["genome"] != genome.tolist():
+            genomes = [np.array(c["genome"], dtype=np.float64) for c in candidates]
+            if not self.optimizer.replay(genomes):
+                _LOG.warning(
+                    "%s: generation %d is not proposed to the last bit as recorded (another "
+                    "processor or version?); going on from the recorded one",
+                    self.name, event["generation"],
+                )  # fmt: skip
+            for candidate, genome in zip(candidates, genomes, strict=True):
+                recipe = self.setup.space.decode(genome)
+                if recipe.digest(self.identities) != candidate["digest"]:
                     raise JournalError.of(
                         f"{self.journal.path} candidate {candidate['id']}",
-                        "a genome that the optimiser no longer proposes",
-                        "the same optimiser, version and seed as before",
-                        "Resume with the versions in the journal's first line, or start anew.",
+                        "a genome that now means another merge",
+                        "the sources and the space that the study began with",
+                        "Undo the change, or give this study another run_dir.",
                     )  # fmt: skip
                 if candidate["id"] in results:
-                    recipe = self.setup.space.decode(genome)
                     self._add_trial(candidate, recipe, results[candidate["id"]])
             ids = [c["id"] for c in candidates]
             if any(i not in results for i in ids):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,7 @@ def make_setup(config: Config) -> Setup:
     estimator = build(config["estimator"], "estimator")
     setup = Setup(config, merger, space, task, report_tasks, estimator)
     make_optimizer(setup, config["optimizer"], "optimizer")
-    for recipe in control_recipes(config).values():
-        check_recipe(recipe)
+    control_recipes(config)
     return setup
 
 
@@ -133,12 +133,8 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
     )
     for corner in ("low", "high"):
         genome = np.array([getattr(d, corner) for d in space.dimensions])
-        try:
+        with _named("space"):
             check_recipe(space.decode(genome))
-        except RecipeError as error:
-            raise ConfigError(
-                [replace(p, field=f"space ({p.field})") for p in error.problems]
-            ) from error
     return space
 
 
@@ -171,6 +167,10 @@ def control_recipes(config: Config) -> dict[str, Recipe]:
     models = config["models"]
     recipes = {}
     for name, node in config["controls"]["recipes"].items():
+        if not isinstance(node, Mapping):
+            raise ConfigError.of(
+                f"controls.recipes.{name}", repr(node), "a mapping with a method", "Correct it."
+            )
         parameters = dict(node)
         method = parameters.pop("method", None)
         with_base = parameters.pop("include_base", False)
@@ -181,25 +181,46 @@ def control_recipes(config: Config) -> dict[str, Recipe]:
             )  # fmt: skip
         refs = ([models["base"]] if with_base else []) + list(models["sources"].values())
         weight = parameters.pop("weight", "mean")
+        if weight != "mean" and (isinstance(weight, bool) or not isinstance(weight, int | float)):
+            raise ConfigError.of(
+                f"controls.recipes.{name}.weight", repr(weight), "a number, or mean for 1 / models",
+                "Correct it.",
+            )  # fmt: skip
         value = 1.0 / len(refs) if weight == "mean" else float(weight)
-        recipes[name] = Recipe(
+        recipe = Recipe(
             method,
             tuple(Source(ref, {"weight": value}) for ref in refs),
             None if method == "linear" else models["base"],
             {**parameters, "seed": config["seed"]} if method.startswith("dare") else parameters,
             config["dtype"],
         )
+        with _named(f"controls.recipes.{name}"):
+            check_recipe(recipe)
+        recipes[name] = recipe
     return recipes
 
 
-def worker_spec(config: Config, threads: int) -> WorkerSpec:
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Lets an error of a recipe say which part of the config made it."""
+    try:
+        yield
+    except RecipeError as error:
+        raise ConfigError(
+            [replace(p, field=f"{field} ({p.field})") for p in error.problems]
+        ) from error
+
+
+def worker_spec(config: Config, plan: Plan) -> WorkerSpec:
     """What each worker needs to start."""
     tasks = {config["task"]["name"]: config["task"]}
     tasks.update({node["name"]: node for node in config["report_tasks"].values()})
     engine = dict(config["engine"])
     if config["trust_remote_code"]:
         engine["args"] = {**engine["args"], "trust_remote_code": True}
-    return WorkerSpec(engine, config["models"]["base"], tasks, threads, int(config["seed"]))
+    return WorkerSpec(
+        engine, config["models"]["base"], tasks, plan.threads, int(config["seed"]), plan.gpus > 0
+    )
 
 
 def make_executor(config: Config) -> Executor:
@@ -210,31 +231,47 @@ def make_executor(config: Config) -> Executor:
         EngineError: if the engines cannot start.
     """
     node = config["executor"]
-    workers, threads = plan_workers(config)
-    spec = worker_spec(config, threads)
+    plan = plan_workers(config)
+    spec = worker_spec(config, plan)
     if node["name"] == "serial":
         from evomerge.executors.serial import SerialExecutor
 
         return SerialExecutor(spec)
     from evomerge.executors.ray import RayExecutor
 
-    return RayExecutor(spec, workers, node["address"], node["gpus_per_worker"], node["retries"])
+    return RayExecutor(spec, plan.workers, node["address"], plan.gpus, node["retries"])
 
 
-def plan_workers(config: Config) -> tuple[int, int]:
-    """Numbers of workers and of threads a worker.
+@dataclass(frozen=True)
+class Plan:
+    """How many workers there are, and what each of them gets."""
+
+    workers: int
+    threads: int
+    gpus: float
+
+
+def plan_workers(config: Config) -> Plan:
+    """Fills in what the executor's config leaves open.
 
     Raises:
-        ConfigError: for an unknown executor or numbers below 1.
+        ConfigError: for an unknown executor or impossible numbers.
     """
     node = config["executor"]
     if node["name"] not in ("serial", "ray"):
         raise ConfigError.of(
             "executor.name", repr(node["name"]), "serial or ray", "Use executor=serial or =ray."
         )
-    for key in ("workers", "threads"):
-        if node[key] is not None and node[key] < 1:
-            raise ConfigError.of(f"executor.{key}", str(node[key]), "at least 1", "Correct it.")
+    least = {"workers": 1, "threads": 1, "gpus_per_worker": 0, "retries": 0}
+    for key, low in least.items():
+        if node[key] is not None and node[key] < low:
+            raise ConfigError.of(
+                f"executor.{key}", str(node[key]), f"at least {low}", "Correct it."
+            )
+    gpus = node["gpus_per_worker"]
+    found = _gpu_count(config)
+    if gpus is None:
+        gpus = 1.0 if found else 0.0
     cores = len(available())
     if node["name"] == "serial":
         if node["workers"] not in (None, 1):
@@ -245,10 +282,15 @@ def plan_workers(config: Config) -> tuple[int, int]:
         workers = 1
     elif node["workers"] is not None:
         workers = node["workers"]
-    elif node["gpus_per_worker"] > 0:
-        import torch
-
-        workers = max(1, int(torch.cuda.device_count() / node["gpus_per_worker"]))
     else:
-        workers = cores
-    return workers, node["threads"] or max(1, cores // workers)
+        workers = max(1, int(found / gpus)) if gpus else cores
+    return Plan(workers, node["threads"] or max(1, cores // workers), gpus)
+
+
+def _gpu_count(config: Config) -> int:
+    """GPUs of this machine that the engine may use."""
+    import torch
+
+    if config["engine"]["args"].get("device") == "cpu" or not torch.cuda.is_available():
+        return 0
+    return torch.cuda.device_count()

@@ -19,7 +19,14 @@ from evomerge.proof import Proof, prove
 from evomerge.report import write_report
 from evomerge.results import write_study
 from evomerge.search import Limits, Search
-from evomerge.setup import Setup, make_executor, make_optimizer, model_identities
+from evomerge.setup import (
+    Setup,
+    make_executor,
+    make_optimizer,
+    model_identities,
+    plan_workers,
+)
+from evomerge.types import SPLITS, Task
 from evomerge.versions import versions
 
 RANDOM_SEARCH = "random search"
@@ -41,9 +48,9 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
     """
     with locked(setup.run_dir):
         journal = Journal(setup.run_dir)
-        _begin(setup, journal, progress)
         executor = LazyExecutor(lambda: _start(setup, progress))
         try:
+            _begin(setup, journal, executor, progress)
             proof = _run(setup, journal, executor, progress)
         finally:
             executor.close()
@@ -64,7 +71,7 @@ def _run(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progr
         control = _search(setup, journal, executor, identities, RANDOM_SEARCH, search)
         control.run(progress)
         searches.append(control)
-    measurer = Measurer(journal, executor, identities)
+    measurer = Measurer(journal, executor, identities, _task_digests(setup))
     return prove(setup, searches, measurer, identities, progress)
 
 
@@ -75,27 +82,36 @@ def matter(setup: Setup) -> dict[str, Any]:
     identities = model_identities(setup)
     flat = _flatten(config)
     flat["engine.name"] = resolve_engine(config["engine"]["name"])
+    flat["device"] = "cuda" if plan_workers(setup.config).gpus else "cpu"
+    flat["dimensions"] = [d.name for d in setup.space.dimensions]
     flat["models.base"] = identities[models["base"]]
     for name, ref in models["sources"].items():
         flat[f"models.sources.{name}"] = identities[ref]
     for key, value in _flatten(task).items():
-        if key.split(".")[0] not in ("search", "validation", "test"):
+        if key.split(".")[0] not in SPLITS:
             flat[f"task.{key}"] = value
-    for split in ("search", "validation", "test"):
-        flat[f"task.{split}"] = _items_digest(setup, split)
+    for split in SPLITS:
+        flat[f"task.{split}"] = _items_digest(setup.task, split)
     return flat
 
 
-def _begin(setup: Setup, journal: Journal, progress: Progress) -> None:
+def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progress) -> None:
     """Writes the first event, or checks that the journal belongs to this config."""
     now = matter(setup)
-    if journal.events:
+    results = sum(e["event"] in ("result", "measure") for e in journal.events)
+    if journal.events and results:
         _refuse_changes(journal, now)
-        results = sum(e["event"] == "result" for e in journal.events)
-        progress.say(f"resuming {journal.run_dir}: {results} candidates are already evaluated")
-        return
+        before = journal.events[0]["versions"]
+        for name, version in versions().items():
+            if before.get(name) != version:
+                progress.say(f"note: {name} was {before.get(name)}, is {version}")
+        progress.say(f"resuming {journal.run_dir}: {results} results are there already")
     config = yaml.safe_dump(dict(setup.config), sort_keys=False, allow_unicode=True)
     write_atomic(journal.run_dir / "config.yaml", config)
+    if results:
+        return
+    journal.clear()  # a study that never had a result may begin with another config
+    executor.get()  # engines that cannot start leave no journal behind
     journal.append(
         "study",
         schema=SCHEMA,
@@ -160,10 +176,22 @@ def _start(setup: Setup, progress: Progress) -> Any:
     return make_executor(setup.config)
 
 
-def _items_digest(setup: Setup, split: str) -> str:
+def _task_digests(setup: Setup) -> dict[str, str]:
+    """Digests of everything that answers and scores depend on, by task name."""
+    nodes = [setup.config["task"], *setup.config["report_tasks"].values()]
+    digests = {}
+    for task, node in zip(setup.tasks, nodes, strict=True):
+        settings = {k: v for k, v in node.items() if k not in SPLITS}
+        items = [_items_digest(task, split) for split in SPLITS]
+        text = json.dumps([settings, items], sort_keys=True)
+        digests[task.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digests
+
+
+def _items_digest(task: Task, split: str) -> str:
     digest = hashlib.sha256()
-    for item in setup.task.items(split):
-        row = [item.id, setup.task.prompt(item), item.target, item.gold]
+    for item in task.items(split):
+        row = [item.id, task.prompt(item), item.target, item.gold]
         digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()
 

@@ -64,6 +64,16 @@ def test_help_lists_verbs_and_choices() -> None:
         ("space.method=tis", ("merge_method", "task_arithmetic")),
         ("budget.candidates=0", ("budget.candidates", "a positive number")),
         ("budget.candidates=null", ("budget", "no limit at all")),
+        ("finalists=0", ("finalists", "a positive number")),
+        ("stop.patience=-3", ("stop.patience", "a positive number")),
+        ("engine.max_model_len=8", ("engine.max_model_len", "tokens in item")),
+        ("engine.dtype=float99", ("engine.dtype", "bfloat16")),
+        ("+engine.args.devise=cpu", ("engine.args.devise", "device")),
+        ("executor.threads=1000", ("executor.threads", "at most")),
+        ("+models.sources.TIES=x/y", ("models.sources.TIES",)),
+        ("+controls.recipes.math={method: linear}", ("controls.recipes.math", "models.sources")),
+        ("+controls.recipes.x={method: ties, weight: abc}", ("controls.recipes.x.weight", "abc")),
+        ("+controls.recipes.x={method: ties, lambda: 9999}", ("controls.recipes.x", "lambda")),
         ("executor.workers=2", ("executor.workers", "executor=ray")),
         ("models.sources.math=no/such/dir/here", ("models.sources.math", "no directory")),
         ("task.search.path=nowhere.jsonl", ("task.search.path", "nowhere.jsonl")),
@@ -80,6 +90,25 @@ def test_a_users_mistake_is_named(
     for part in parts:
         assert part in said
     assert not run_dir.exists()
+
+
+def test_independent_mistakes_are_listed_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ("+estimator.foo=1", "+optimizer.bar=2", "+space.baz=3", "budget.hours=-1")
+    assert run(["check", *quick_arguments(tmp_path / "run", *wrong)]) == 2
+    said = capsys.readouterr().err
+    for field in ("estimator.foo", "optimizer.bar", "space.baz", "budget.hours"):
+        assert f"- {field}: " in said
+
+
+def test_a_file_in_the_place_of_the_run_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert run(quick_arguments(tmp_path / "run")) == 2
+    assert "run_dir" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_damaged_sources_are_all_listed_at_once(tmp_path: Path) -> None:

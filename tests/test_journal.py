@@ -88,17 +88,31 @@ def test_nan_never_enters(tmp_path: Path) -> None:
 def test_item_files_come_back_and_unnamed_ones_go(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     scores = [some_scores(["はい", "<script>", ""]), some_scores(["a", "b"], "test")]
-    journal.append("result", id=0, file=journal.write_items("named", scores))
-    journal.write_items("unnamed", scores)
-    (tmp_path / "items/.half.parquet.tmp").write_bytes(b"PAR1")
+    file = journal.write_items("candidate-000000", scores)
+    journal.append("result", id=0, file=file)
+    journal.write_items("candidate-000001", scores)
+    (tmp_path / "items/.measure-00000.parquet.tmp").write_bytes(b"PAR1")
+    (tmp_path / "items/notes.txt").write_text("a user's own file")
     Journal(tmp_path)
-    assert [p.name for p in (tmp_path / "items").iterdir()] == ["named.parquet"]
-    for before, after in zip(scores, read_items(tmp_path / "items/named.parquet"), strict=True):
+    names = sorted(p.name for p in (tmp_path / "items").iterdir())
+    assert names == ["candidate-000000.parquet", "notes.txt"]
+    for before, after in zip(scores, read_items(tmp_path / file), strict=True):
         assert (after.task, after.split, after.ids) == (before.task, before.split, before.ids)
         assert after.texts == before.texts
         np.testing.assert_array_equal(after.scores, before.scores)
         np.testing.assert_array_equal(after.logliks, before.logliks)
         np.testing.assert_array_equal(after.tokens, before.tokens)
+
+
+@pytest.mark.parametrize("name", ["items/data.jsonl", "best/photo.png", "items"])
+def test_a_directory_that_is_not_a_studys_is_refused_and_kept(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(JournalError, match="Choose another run_dir"):
+        Journal(tmp_path)
+    assert path.read_text() == "mine"
+    assert not (tmp_path / "journal.jsonl").exists()
 
 
 def test_damaged_item_file_is_named(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ RANKS = [
     ["engines", "estimators", "optimizers", "tasks"],
     ["executors", "testing"],
     ["setup", "evaluation"],
-    ["check", "search"],
+    ["resources", "search"],
     ["proof"],
     ["results"],
     ["study"],
+    ["check"],
     ["cli"],
     ["__main__"],
 ]

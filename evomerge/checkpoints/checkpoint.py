@@ -84,15 +84,23 @@ class Checkpoint:
     @cached_property
     def vocabulary(self) -> dict[str, int]:
         """Token to id from `tokenizer.json`; empty if the source has none."""
+        tokenizer = self.tokenizer()
+        return {} if tokenizer is None else dict(tokenizer.get_vocab(with_added_tokens=True))
+
+    def tokenizer(self) -> Any:
+        """The fast tokenizer of `tokenizer.json`, or None if the source has none.
+
+        Raises:
+            SourceError: if the file is damaged.
+        """
         if not (self.path / "tokenizer.json").is_file():
-            return {}
+            return None
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+            return Tokenizer.from_file(str(self.path / "tokenizer.json"))
         except Exception as error:  # the library raises nothing more precise
             raise self._bad(f"tokenizer.json is damaged ({error})", "a tokenizer") from error
-        return dict(tokenizer.get_vocab(with_added_tokens=True))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, backed by the memory map, in the dtype of the file."""

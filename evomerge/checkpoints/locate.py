@@ -9,6 +9,7 @@ from pathlib import Path
 from evomerge.errors import SourceError
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+_UNWANTED = ["consolidated*", "original/*"]
 _WANTED = ["*.safetensors", "*.json", "*.model", "tokenizer*", "*.jinja", "*.txt"]
 
 
@@ -79,7 +80,11 @@ def _from_hub(ref: str, field: str) -> Path:
         return here
     name, _, revision = ref.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            )
+        )
     except Exception as error:  # the hub client raises many unrelated types
         raise hub_error(ref, field, error) from error
 

@@ -65,6 +65,7 @@ def write_checkpoint(
         temporary.chmod(0o755)  # temporary directories and files are private
         for file in temporary.iterdir():
             file.chmod(0o644)
+            _sync(file)
         os.replace(temporary, out)
     except (OSError, SafetensorError) as error:
         raise EvomergeError(
@@ -74,6 +75,12 @@ def write_checkpoint(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    """Waits until a file is on the disk."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _write_tensors(recipe: Recipe, merger: Merger, folder: Path, shard_bytes: int) -> None:

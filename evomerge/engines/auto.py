@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NAMES = ("auto", "vllm", "transformers")
 """What an engine may be called."""
 
+_COMMON = ("dtype", "max_model_len", "threads", "seed", "batch_tokens")
+
 KEYS = ("name", "dtype", "max_model_len", "batch_tokens", "args")
 """Keys of an engine's configuration."""
 
@@ -37,6 +39,28 @@ def resolve_engine(name: str) -> str:
     if name != "auto":
         return name
     return "vllm" if find_spec("vllm") is not None else "transformers"
+
+
+def check_engine(spec: Mapping[str, Any]) -> None:
+    """Finds what would keep an engine from starting, without starting it.
+
+    Args:
+        spec: as for `make_engine`.
+
+    Raises:
+        ConfigError: if the engine is not installed or of an untested release, or if the spec
+            has a key or argument that it does not know.
+    """
+    name = resolve_engine(str(spec.get("name", "auto")))
+    arguments = dict(spec.get("args") or {})
+    if name == "vllm":
+        from evomerge.engines.vllm_setup import check_version, installed_version
+
+        check_version(installed_version())
+        return
+    from evomerge.engines.transformers import TransformersEngine
+
+    _check(arguments, dict.fromkeys(_COMMON), inspect.signature(TransformersEngine).parameters)
 
 
 def make_engine(

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import Any
 
-from evomerge.errors import ConfigError, EngineError
+from evomerge.errors import ConfigError, EngineError, UserError
 from evomerge.executors.cores import share
 from evomerge.executors.worker import Job, Outcome, Worker, WorkerSpec
 
@@ -51,10 +51,11 @@ class RayExecutor:
         self._spec = spec
         self._retries = retries
         self._gpus = gpus_per_worker
-        self._local = address is None
+        self._local = address is None and gpus_per_worker == 0
         self._owns_cluster = not ray.is_initialized()
         if self._owns_cluster:
             _start_ray(address, workers * spec.threads)
+        self._check_resources()
         self._jobs: deque[Job] = deque()
         self._tries: dict[int, int] = {}
         self._running: dict[Any, tuple[int, Job, float]] = {}
@@ -81,6 +82,7 @@ class RayExecutor:
             try:
                 outcome: Outcome = ray.get(done[0])
             except ray.exceptions.RayError as error:
+                _reraise_mistake(error)
                 retried = self._recover(index, job, error)
                 if retried is None:
                     continue
@@ -98,6 +100,21 @@ class RayExecutor:
             ray.kill(actor)
         if self._owns_cluster:
             ray.shutdown()
+
+    def _check_resources(self) -> None:
+        """Refuses a cluster that could never hold the workers."""
+        import ray
+
+        have = ray.cluster_resources()
+        needs = {"CPU": self.workers * self._spec.threads, "GPU": self.workers * self._gpus}
+        for kind, count in needs.items():
+            if count > have.get(kind, 0.0):
+                raise ConfigError.of(
+                    "executor.workers",
+                    f"{self.workers} workers that need {count:g} {kind}(s) in all",
+                    f"at most the cluster's {have.get(kind, 0.0):g} {kind}(s)",
+                    "Use fewer workers or threads, or a larger cluster.",
+                )  # fmt: skip
 
     def _dispatch(self) -> None:
         while self._jobs and self._idle:
@@ -121,13 +138,7 @@ class RayExecutor:
     def _start_actor(self, index: int) -> Any:
         import ray
 
-        threads = str(self._spec.threads)
-        environment = dict.fromkeys(_THREAD_VARIABLES, threads)
-        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
-        options: dict[str, Any] = {
-            "num_cpus": self._spec.threads,
-            "runtime_env": {"env_vars": environment},
-        }
+        options: dict[str, Any] = {"num_cpus": self._spec.threads}
         if self._gpus:
             options["num_gpus"] = self._gpus
         actor = ray.remote(_Actor).options(**options)
@@ -140,6 +151,7 @@ class RayExecutor:
             ray.get([actor.ready.remote() for actor in self._actors])
         except ray.exceptions.RayError as error:
             self.close()
+            _reraise_mistake(error)
             cause = getattr(error, "cause", None) or error
             raise EngineError(f"a worker could not start its engine: {cause}") from error
 
@@ -148,10 +160,14 @@ class _Actor:
     """The Ray side of a worker."""
 
     def __init__(self, spec: WorkerSpec, index: int, workers: int | None) -> None:
+        # torch and vLLM read these when they are imported, which is later than here.
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(spec.threads)))
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
         cores = None
-        if workers is not None and not spec.engine.get("gpu", False):
-            cores = share(index, workers)[: spec.threads]
-            if hasattr(os, "sched_setaffinity"):
+        if workers is not None:
+            mine = share(index, workers)[: spec.threads]
+            cores = mine if len(mine) == spec.threads else None
+            if cores is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, cores)
         self._worker = Worker(spec, cores)
 
@@ -160,6 +176,13 @@ class _Actor:
 
     def evaluate(self, job: Job) -> Outcome:
         return self._worker.evaluate(job)
+
+
+def _reraise_mistake(error: Exception) -> None:
+    """Raises what a worker said of the study's own settings as it was raised there."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, UserError | EngineError):
+        raise cause from error
 
 
 def _start_ray(address: str | None, cpus: int) -> None:

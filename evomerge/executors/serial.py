@@ -11,14 +11,18 @@ from evomerge.executors.worker import Job, Outcome, Worker, WorkerSpec
 
 
 class SerialExecutor:
-    """Runs one worker in this process; its engine starts at the first job."""
+    """Runs one worker in this process."""
 
     workers = 1
 
     def __init__(self, spec: WorkerSpec) -> None:
-        """Remembers what to start; nothing heavy happens yet."""
-        self._spec = spec
-        self._worker: Worker | None = None
+        """Starts the engine.
+
+        Raises:
+            EngineError, ConfigError: if it cannot start.
+        """
+        cores = tuple(available()[: spec.threads])
+        self._worker = Worker(spec, cores if len(cores) == spec.threads else None)
         self._jobs: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:
@@ -33,14 +37,10 @@ class SerialExecutor:
         """
         if not self._jobs:
             raise RuntimeError("next: no job was submitted")
-        if self._worker is None:
-            self._worker = Worker(self._spec, tuple(available()[: self._spec.threads]))
         begin = time.perf_counter()
         outcome = self._worker.evaluate(self._jobs.popleft())
         return dataclasses.replace(outcome, roundtrip_seconds=time.perf_counter() - begin)
 
     def close(self) -> None:
         """Frees the engine."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        self._worker.close()

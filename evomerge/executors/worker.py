@@ -5,6 +5,7 @@ A worker holds one engine and the memory-mapped sources for a whole study.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from evomerge.build import build
 from evomerge.engines.auto import make_engine
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError, EngineError, TaskError
 from evomerge.recipe import Recipe
 from evomerge.types import ItemScores, Task
 
@@ -29,6 +30,7 @@ class WorkerSpec:
         tasks: task name to its config node.
         threads: of this worker.
         seed: of sampling.
+        gpu: whether it may use GPUs.
     """
 
     engine: Mapping[str, Any]
@@ -36,15 +38,20 @@ class WorkerSpec:
     tasks: Mapping[str, Mapping[str, Any]]
     threads: int
     seed: int
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
 class Request:
-    """Items to answer: some or (with `indices` None) all of one split of one task."""
+    """Items to answer: some or (with `indices` None) all of one split of one task.
+
+    With `loglik`, gold answers are scored as well if the task gives them a weight.
+    """
 
     task: str
     split: str
     indices: tuple[int, ...] | None = None
+    loglik: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Worker:
             spec: engine, model and tasks.
             cores: the processor cores that are this worker's own.
         """
+        if not spec.gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._tasks: dict[str, Task] = {
             name: build(node, f"task.{name}") for name, node in spec.tasks.items()
         }
@@ -97,7 +106,12 @@ class Worker:
         )
 
     def evaluate(self, job: Job) -> Outcome:
-        """Merges, answers and scores. A failure is returned, not raised."""
+        """Merges, answers and scores. A candidate's failure is returned, not raised.
+
+        Raises:
+            EngineError: if the engine broke and could not be rebuilt.
+            ConfigError, TaskError: if the study's own settings or items are at fault.
+        """
         begin = time.perf_counter()
         try:
             self._engine.load(Recipe.from_dict(job.recipe))
@@ -107,9 +121,12 @@ class Worker:
                 part, seconds = self._answer(request)
                 scores.append(part)
                 answering += seconds
+        except (EngineError, ConfigError, TaskError):
+            raise  # not the candidate's fault: no other candidate would fare better
         except Exception as error:  # whatever one candidate does, the search goes on
             known = isinstance(error, CandidateError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
+            reason = reason.encode("utf-8", "replace").decode("utf-8")
             return Outcome(
                 job.id, None, reason[:500] or type(error).__name__,
                 total_seconds=time.perf_counter() - begin,
@@ -131,7 +148,7 @@ class Worker:
         begin = time.perf_counter()
         answers = self._engine.generate(prompts, task.sampling)
         logliks = np.full(len(items), np.nan)
-        if task.loglik_weight:
+        if request.loglik and task.loglik_weight:
             pairs = [(p, item.gold) for p, item in zip(prompts, items, strict=True)]
             logliks = np.asarray(self._engine.loglikelihood(pairs), dtype=np.float64)
             if not np.isfinite(logliks).all():

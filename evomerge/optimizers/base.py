@@ -60,6 +60,24 @@ class Optimizer(ABC):
         self._open.extend(g.tobytes() for g in genomes)
         return genomes
 
+    def replay(self, recorded: Sequence[FloatArray]) -> bool:
+        """Asks again for genomes that were recorded, and goes on from the recorded ones.
+
+        Returns:
+            whether its own proposals are the recorded ones to the last bit. They may differ on
+            another processor, whose linear algebra rounds in another way.
+        """
+        same = True
+        for own, genome in zip(self.ask(len(recorded)), recorded, strict=True):
+            if not np.array_equal(own, genome):
+                same = False
+                self._open[self._open.index(own.tobytes())] = genome.tobytes()
+                self._replace(own, genome)
+        return same
+
+    def _replace(self, own: FloatArray, recorded: FloatArray) -> None:  # noqa: B027
+        """Hears that a recorded genome stands in for an own proposal."""
+
     def tell(self, observations: Sequence[Observation]) -> None:
         """Takes the results of genomes that were asked for, in any order.
 

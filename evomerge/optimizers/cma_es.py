@@ -85,12 +85,22 @@ class CmaEs(Optimizer):
             genomes.append(genome)
         return genomes
 
+    def _replace(self, own: FloatArray, recorded: FloatArray) -> None:
+        number, _ = self._take(own)
+        scaled = self._pad((recorded - self.low) / (self.high - self.low), 0.5)
+        self._waiting[recorded.tobytes()].append((number, scaled))
+
+    def _take(self, genome: FloatArray) -> tuple[int, FloatArray]:
+        """Ask number and scaled form of a genome that waits for its result."""
+        key = np.asarray(genome, np.float64).tobytes()
+        taken = self._waiting[key].popleft()
+        if not self._waiting[key]:
+            del self._waiting[key]
+        return taken
+
     def _tell(self, observations: Sequence[Observation]) -> None:
         for observation in observations:
-            key = np.asarray(observation.genome, np.float64).tobytes()
-            number, scaled = self._waiting[key].popleft()
-            if not self._waiting[key]:
-                del self._waiting[key]
+            number, scaled = self._take(observation.genome)
             value = observation.fitness.values[0] if observation.fitness else None
             self._told.append((number, scaled, value))
         while len(self._told) >= self._population:

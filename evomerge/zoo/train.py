@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m evomerge.zoo.train",
         description="Train a small base model and the specialists fine-tuned from it. "
-        "Takes about ten minutes; the same seed gives the same weights.",
+        "Takes up to 15 minutes on one core; the same seed gives the same weights.",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default 0)")
     parser.add_argument(

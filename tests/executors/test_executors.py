@@ -16,12 +16,12 @@ from evomerge.executors.ray import RayExecutor
 from evomerge.executors.serial import SerialExecutor
 from evomerge.executors.worker import Job, Outcome, Request, WorkerSpec
 from evomerge.recipe import Recipe, Source
-from evomerge.setup import make_setup, worker_spec
+from evomerge.setup import Plan, make_setup, worker_spec
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> WorkerSpec:
-    return worker_spec(quick_config(tmp_path_factory.mktemp("run")), threads=1)
+    return worker_spec(quick_config(tmp_path_factory.mktemp("run")), Plan(1, 1, 0.0))
 
 
 @pytest.fixture(scope="module")
