@@ -46,9 +46,9 @@ def journal(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
 
 
-def items(run_dir: Path) -> dict[str, Any]:
-    """Contents of all item files, by name."""
-    return {p.name: pq.read_table(p).to_pydict() for p in sorted((run_dir / "items").iterdir())}
+def items(run_dir: Path) -> dict[str, str]:
+    """Rows of all item files, by name; as text, since NaN is not equal to itself."""
+    return {p.name: repr(pq.read_table(p).to_pylist()) for p in (run_dir / "items").iterdir()}
 
 
 def results(run_dir: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_the_zoo_stands_apart():
         ("omegaconf", {"cli.py"}),
         ("ray", {"executors/ray.py"}),
         ("vllm", {"engines/vllm.py", "engines/vllm_worker.py", "engines/vllm_setup.py"}),
-        ("cma", {"optimizers/cma_es.py", "zoo/search.py"}),
+        ("cma", {"optimizers/cma_es.py"}),
         ("pytest", {"testing/operators.py", "testing/optimizers.py"}),
     ],
 )

@@ -219,16 +219,22 @@ def test_replay_on_a_processor_that_rounds_otherwise_goes_on(
 
 def test_a_changed_report_task_is_measured_again(tmp_path: Path) -> None:
     """And nothing else is."""
-    tasks = (
-        "report_tasks={en: {_target_: evomerge.tasks.item_task.ItemTask, name: en, id: id, "
-        "search: {path: FILE, where: {split: search}, limit: 2}, "
-        "validation: {path: FILE, where: {split: validation}, limit: 2}, "
-        "test: {path: FILE, where: {split: test}, limit: N}, "
-        "prompt: '{question}', target: '{answer}', scorer: number, sampling: {max_new_tokens: 4}}}"
-    ).replace("FILE", str(zoo_path("data/en_math.jsonl")))
-    quick = ("budget.candidates=3", "finalists=1")
+    source = {"path": str(zoo_path("data/en_math.jsonl"))}
     for limit in (5, 9):
-        run(tmp_path, *quick, tasks.replace("N", str(limit)))
+        config = quick_config(tmp_path, "budget.candidates=3", "finalists=1")
+        config["report_tasks"] = {
+            "en": {
+                "_target_": "evomerge.tasks.item_task.ItemTask",
+                "name": "en",
+                "id": "id",
+                "search": {**source, "where": {"split": "search"}, "limit": 2},
+                "validation": {**source, "where": {"split": "validation"}, "limit": 2},
+                "test": {**source, "where": {"split": "test"}, "limit": limit},
+                "scorer": "number",
+                "sampling": {"max_new_tokens": 4},
+            }
+        }
+        run_study(make_setup(config), Progress(quiet=True))
         models = results(tmp_path)["models"].values()
         assert {m["scores"]["en"]["test"]["items"] for m in models} == {limit}
     again = [e for e in journal(tmp_path) if e["event"] == "measure"][-5:]

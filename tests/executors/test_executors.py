@@ -29,7 +29,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     """Six different merges; the fourth cannot be made."""
     space = make_setup(quick_config(tmp_path_factory.mktemp("run"))).space
     rng = np.random.default_rng(0)
-    request = Request("jp_math_tiny", "search", (0, 3, 5))
+    request = Request("jp_math_tiny", "search", (0, 3, 5), loglik=True)
     recipes = [space.decode(rng.uniform(0, 1, len(space.dimensions))) for _ in range(6)]
     sources = (*recipes[3].sources, Source("no/such/model/here", {"weight": 1.0}))
     recipes[3] = dataclasses.replace(recipes[3], sources=sources)

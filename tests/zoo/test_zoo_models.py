@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
+from evomerge.cli import compose_config
+from evomerge.engines.transformers import TransformersEngine
+from evomerge.setup import make_task
 from evomerge.zoo import SOURCES, zoo_path
 from evomerge.zoo.items import read_items
-from evomerge.zoo.measure import answers, is_right
 from evomerge.zoo.tokenizer import vocabulary
 
 MODELS = ("base", *SOURCES)
@@ -29,13 +31,15 @@ def folder(name: str) -> Path:
     return zoo_path(f"models/{name}")
 
 
-def share(name: str, task: str, items: int) -> float:
-    """Accuracy on the first test items, by real generation in float32."""
-    model = AutoModelForCausalLM.from_pretrained(folder(name), dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder(name))
-    rows = read_items(task, "test")[:items]
-    texts = answers(model, tokenizer, [row["question"] for row in rows])
-    return sum(map(is_right, [task] * len(rows), texts, [r["answer"] for r in rows])) / len(rows)
+def share(name: str, task_name: str, items: int) -> float:
+    """Accuracy on the first test items, by real generation."""
+    config = compose_config(["+experiment=jp_math_tiny", f"task={task_name}_tiny"])
+    task = make_task(config["task"], "task")
+    rows = task.items("test")[:items]
+    engine = TransformersEngine(folder(name), max_model_len=128)
+    answers = engine.generate([task.prompt(row) for row in rows], task.sampling)
+    engine.close()
+    return sum(task.score(row, a.text) for row, a in zip(rows, answers, strict=True)) / items
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,7 +9,6 @@ import torch
 
 from evomerge.zoo import SOURCES
 from evomerge.zoo.curriculum import BASE
-from evomerge.zoo.measure import is_japanese, is_right, wilson
 from evomerge.zoo.tokenizer import BOS, EOS, PAD, encode
 from evomerge.zoo.train import main, shorten
 from evomerge.zoo.training import IGNORED, new_model, to_tensors, train_stage
@@ -60,22 +59,3 @@ def test_labels_are_on_the_answer_only() -> None:
     ids, labels = to_tensors([("2 + 3", "5"), ("12 + 3", "15")])
     assert ids[0].tolist() == [BOS, *encode("2 + 3\n5"), EOS, PAD, PAD]
     assert labels[0].tolist() == [IGNORED] * 5 + [*encode("5"), EOS, IGNORED, IGNORED]
-
-
-def test_scores_of_decoded_text() -> None:
-    assert is_japanese("けんはりんごを23こもっています。")
-    assert is_right("jp_math", "けんさんはりんごを23こもっています。", "23")
-    assert is_right("jp_math", "けんはりんごを23こもっている。", "23")
-    assert not is_right("jp_math", "Ken has 23 apples.", "23")
-    assert not is_right("jp_math", "けんはりんごを24こもっています。", "23")
-    assert not is_right("jp_math", "", "23")
-    assert is_right("en_math", "Ken has 23 apples.", "23")
-    assert is_right("sort", "0123", "0123")
-    assert not is_right("sort", "123", "0123")
-
-
-def test_wilson_interval() -> None:
-    low, high = wilson(50, 100)
-    assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(0, 100)[0] == pytest.approx(0.0)
-    assert wilson(0, 100)[1] == pytest.approx(0.0370, abs=1e-4)
