@@ -149,17 +149,8 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         EvomergeError: if the disk is full or fails.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _disk(path, error) from error
+    with _replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_items(path: Path, scores: Sequence[ItemScores]) -> None:
@@ -182,16 +173,8 @@ def write_items(path: Path, scores: Sequence[ItemScores]) -> None:
             "tokens": [int(t) for s in scores for t in s.tokens],
         }
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with _replaced(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _disk(path, error) from error
 
 
 def read_items(path: Path) -> list[ItemScores]:
@@ -276,6 +259,21 @@ def _refuse_foreign(run_dir: Path) -> None:
             f"run_dir={run_dir}", f"{found} called {name}, and no {JOURNAL}",
             "a new directory or a study's own", "Choose another run_dir.",
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` once it is whole and on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _disk(path, error) from error
 
 
 def _sync_directory(path: Path) -> None:
