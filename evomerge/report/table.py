@@ -35,7 +35,7 @@ def results_table(results: Json) -> Group:
 def _objective(results: Json, task: str) -> Table:
     rows = task_rows(results, task)
     test, search = (next((n for n in counts if n is not None), None) for counts in _items(rows))
-    table = _empty(f"{_title(results)}: {printable(task)}")
+    table = _empty(f"{_title(results)}, task {printable(task)}")
     for heading in ("Model", "Role"):
         table.add_column(heading, overflow="fold")
     table.add_column(f"Held-out, {whole(test)} items", justify="right", no_wrap=True)
