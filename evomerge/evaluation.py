@@ -34,11 +34,6 @@ class LazyExecutor:
         self._start = start
         self._executor: Executor | None = None
 
-    @property
-    def workers(self) -> int:
-        """Number of workers."""
-        return self.get().workers
-
     def get(self) -> Executor:
         """The running executor."""
         if self._executor is None:

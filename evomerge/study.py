@@ -99,7 +99,7 @@ def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Pro
     """Writes the first event, or checks that the journal belongs to this config."""
     now = matter(setup)
     results = sum(e["event"] in ("result", "measure") for e in journal.events)
-    if journal.events and results:
+    if results:
         _refuse_changes(journal, now)
         before = journal.events[0]["versions"]
         for name, version in versions().items():
