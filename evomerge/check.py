@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.build import build
-from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.merger import Merger, check_fit
+from evomerge.checkpoints.fit import check_fit
+from evomerge.checkpoints.merger import Merger
+from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.remote import download_size
 from evomerge.errors import Problem, UserError
 from evomerge.proof import BEST
@@ -107,7 +108,7 @@ def _models(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         yield Problem(
             "models.sources", "none", "at least one source", "Add `models.sources.NAME: PATH`."
         )
-    opened: dict[str, Checkpoint] = {}
+    opened: dict[str, Model] = {}
     named = {field: ref for field, ref in _references(config).items() if ref is not None}
     for field, ref in named.items():
         try:
@@ -138,9 +139,7 @@ _GEOMETRY = (
 """Config keys that change what the same weights compute; the base's are used for all."""
 
 
-def _against_base(
-    field: str, base: Checkpoint, source: Checkpoint, tell: Tell
-) -> Iterator[Problem]:
+def _against_base(field: str, base: Model, source: Model, tell: Tell) -> Iterator[Problem]:
     kinds = [c.config.get("architectures") or c.config.get("model_type") for c in (base, source)]
     if kinds[0] != kinds[1]:
         yield Problem(

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.merger import Merger
+from evomerge.checkpoints.model import Model
 from evomerge.engines.auto import check_engine, resolve_engine
 from evomerge.errors import Problem, UserError
 from evomerge.executors.cores import available
@@ -31,7 +31,7 @@ def check_resources(
             yield from error.problems
 
 
-def quiet_base(config: Config, merger: Merger) -> Checkpoint | None:
+def quiet_base(config: Config, merger: Merger) -> Model | None:
     """The base, or None where it cannot be opened (which is said elsewhere)."""
     if config["models"]["base"] is None:
         return None

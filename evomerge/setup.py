@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from evomerge.build import build
-from evomerge.checkpoints.merger import Merger, check_fit, check_recipe
+from evomerge.checkpoints.checking import check_recipe
+from evomerge.checkpoints.fit import check_fit
+from evomerge.checkpoints.merger import Merger
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.executors.base import Executor
 from evomerge.executors.cores import available

@@ -12,8 +12,9 @@ import evomerge
 ROOT = Path(evomerge.__file__).parent
 
 RANKS = [
-    ["types", "errors", "config", "seeds", "progress", "versions"],
-    ["build", "recipe", "journal", "operators"],
+    ["types", "errors", "config", "seeds", "progress", "versions", "markdown"],
+    ["build", "recipe", "journal", "kernels"],
+    ["operators", "pieces"],
     ["space", "report", "checkpoints"],
     ["engines", "estimators", "optimizers", "tasks"],
     ["executors", "testing"],
@@ -103,7 +104,7 @@ def test_siblings_do_not_import_each_other():
 
 def test_the_report_reads_journals_only():
     reached = {to for _, room, to in edges() if room == "report"}
-    assert reached <= {"report", "journal", "recipe", "errors", "types", ""}
+    assert reached <= {"report", "journal", "recipe", "markdown", "errors", "types", ""}
 
 
 def test_the_zoo_stands_apart():

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from evomerge.checkpoints.files import WeightFiles, complaint, count_non_finite, read_json
 from evomerge.checkpoints.layout import Layout, layout_of
 from evomerge.checkpoints.locate import locate
-from evomerge.errors import SourceError
+from evomerge.checkpoints.pickled import PickledFile, Strided, aliases
+from evomerge.kernels.weight import Stored, Weight
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-_WHOLE_LIMIT = 256 << 20
-_SAMPLE = 64 << 10
-_SAMPLES = 64
+SAFETENSORS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
 
 
 class Checkpoint:
@@ -29,17 +23,20 @@ class Checkpoint:
 
     Attributes:
         ref: the reference it was opened by (a path or a hub name).
+        field: the config key that names it, for error messages.
         path: its directory on this machine.
         config: its `config.json`.
         shapes: tensor names to shapes, in the order of the files.
     """
 
-    def __init__(self, ref: str, field: str = "model") -> None:
+    def __init__(self, ref: str, field: str = "model", allow_pickled: bool = False) -> None:
         """Opens the files and checks that each is what it claims to be.
 
         Args:
             ref: a directory or a hub name.
             field: the config key that names it, for error messages.
+            allow_pickled: whether `pytorch_model.bin` may be read where there are no
+                safetensors, through torch's weights-only loader.
 
         Raises:
             SourceError: if it is missing, truncated, not safetensors or not readable.
@@ -47,17 +44,13 @@ class Checkpoint:
         self.ref = ref
         self.field = field
         self.path = locate(ref, field)
-        self.config = self._read_json("config.json")
-        self._handles: dict[str, Any] = {}
-        self._file_of: dict[str, str] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        weight_map = self._weight_map()
-        for file in sorted(set(weight_map.values())) if weight_map else [_SINGLE]:
-            self._open(file)
-        if weight_map:
-            self._check_index(weight_map)
-        if not self.shapes:
-            raise self._bad("no tensors", "weights")
+        self._complain = complaint(field, ref)
+        self.config: dict[str, Any] = read_json(self.path / "config.json", self._complain)
+        self._weights = WeightFiles(self.path, field, ref, SAFETENSORS, PICKLED, allow_pickled)
+        left_out = self._tied_heads()
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: shape for name, shape in self._weights.shapes.items() if name not in left_out
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,14 +65,7 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the weights: whole up to 256 MB, else headers and 64 samples a file."""
-        digest = hashlib.sha256()
-        files = sorted(self._handles)
-        whole = sum((self.path / f).stat().st_size for f in files) <= _WHOLE_LIMIT
-        for file in files:
-            digest.update(f"{file}\0{(self.path / file).stat().st_size}\0".encode())
-            for chunk in _chunks(self.path / file, whole):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return self._weights.fingerprint()
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -100,115 +86,48 @@ class Checkpoint:
         try:
             return Tokenizer.from_file(str(self.path / "tokenizer.json"))
         except Exception as error:  # the library raises nothing more precise
-            raise self._bad(f"tokenizer.json is damaged ({error})", "a tokenizer") from error
+            raise self._complain(f"tokenizer.json is damaged ({error})", "a tokenizer") from error
+
+    def weight(self, name: str) -> Weight:
+        """One tensor, read in pieces from the memory map."""
+        tensor = self._weights.of(name).view(name)
+        return Stored(tensor) if tensor.is_contiguous() else Strided(tensor)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, backed by the memory map, in the dtype of the file."""
-        try:
-            tensor: Tensor = self._handles[self._file_of[name]].get_tensor(name)
-        except SafetensorError as error:
-            raise self._bad(str(error), f"a readable tensor {name}") from error
-        return tensor
+        return self._weights.of(name).tensor(name)
 
     def dtype(self, name: str) -> str:
         """Dtype of one tensor as safetensors spells it, such as BF16."""
-        return str(self._handles[self._file_of[name]].get_slice(name).get_dtype())
+        return self._weights.of(name).dtype(name)
 
     def bytes(self) -> int:
         """Size of the weight files."""
-        return sum((self.path / f).stat().st_size for f in self._handles)
+        return self._weights.bytes()
 
     def non_finite(self) -> Iterator[tuple[str, int]]:
         """Reads all weights and yields (tensor, count) where NaN or infinity occurs."""
         for name in self.names:
-            tensor = self.tensor(name)
-            if tensor.is_floating_point():
-                if tensor.element_size() == 1:  # torch cannot ask float8 for it
-                    tensor = tensor.to(torch.float32)
-                count = int((~torch.isfinite(tensor)).sum())
-                if count:
-                    yield name, count
+            count = count_non_finite(self.tensor(name))
+            if count:
+                yield name, count
 
-    def _weight_map(self) -> dict[str, str]:
-        """Tensor to file as the index has it; empty for a single weight file."""
-        if (self.path / _INDEX).is_file():
-            weight_map = self._read_json(_INDEX).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise self._bad(f"{_INDEX} without a weight_map", "a safetensors index")
-            for file in weight_map.values():
-                if not isinstance(file, str) or Path(file).name != file:
-                    raise self._bad(f"index entry {file!r}", "files inside the model's folder")
-            for file in sorted(set(weight_map.values())):
-                if not (self.path / file).is_file():
-                    raise self._bad(f"no file {file!r}", "every shard that the index lists")
-            return weight_map
-        if (self.path / _SINGLE).is_file():
-            return {}
-        pickled = sorted(p.name for p in self.path.glob("*.bin")) + sorted(
-            p.name for p in self.path.glob("*.pt*")
-        )
-        if pickled:
-            raise SourceError.of(
-                self.field,
-                f"only pickled weights ({pickled[0]}) in {self.ref}",
-                "safetensors files, since unpickling can run code",
-                "Convert it once: load it with transformers and save_pretrained it.",
-            )
-        raise self._bad("no weight files", f"{_SINGLE} or {_INDEX}")
+    def _tied_heads(self) -> set[str]:
+        """Heads that a pickled file lists beside the embedding whose memory they share.
 
-    def _open(self, file: str) -> None:
-        try:
-            handle = safe_open(str(self.path / file), framework="pt", device="cpu")
-            self._handles[file] = handle
-            for name in handle.keys():  # noqa: SIM118 (not a dict)
-                if name in self._file_of:
-                    raise self._bad(
-                        f"{name} both in {self._file_of[name]} and in {file}", "each tensor once"
-                    )
-                self._file_of[name] = file
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
-        except (SafetensorError, OSError) as error:
-            raise self._bad(
-                f"{file} is damaged ({error})", "a complete safetensors file"
-            ) from error
-
-    def _check_index(self, weight_map: dict[str, str]) -> None:
-        for name, file in weight_map.items():
-            if self._file_of.get(name) != file:
-                raise self._bad(
-                    f"no tensor {name} in {file}, where the index has it", "an index that is right"
-                )
-        for name, file in self._file_of.items():
-            if name not in weight_map:
-                raise self._bad(
-                    f"{name} in {file}, which the index does not list", "an index that is right"
-                )
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            data = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise self._bad(f"no {name}", "a model directory in the Hugging Face layout") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._bad(f"{name} is damaged ({error})", "valid JSON") from error
-        if not isinstance(data, dict):
-            raise self._bad(f"{name} is not a mapping", "a JSON object")
-        return data
-
-    def _bad(self, found: str, expected: str) -> SourceError:
-        return SourceError.of(
-            self.field, f"{found} in {self.ref}", expected, "Download or write the model again."
-        )
-
-
-def _chunks(path: Path, whole: bool) -> Iterator[bytes]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if whole:
-            while chunk := file.read(1 << 20):
-                yield chunk
-            return
-        yield file.read(1 << 20)
-        for i in range(_SAMPLES):
-            file.seek(i * max(0, size - _SAMPLE) // (_SAMPLES - 1))
-            yield file.read(_SAMPLE)
+        Safetensors leave a tied head out, so both forms of a model have the same names.
+        """
+        text = self.config.get("text_config")
+        parts = [self.config, *([text] if isinstance(text, dict) else [])]
+        if any(part.get("tie_word_embeddings") is False for part in parts):
+            return set()
+        embeddings = layout_of(self._weights.shapes).embeddings
+        found = set()
+        for file in self._weights.files.values():
+            if not isinstance(file, PickledFile):
+                continue
+            for pair in aliases({name: file.view(name) for name in file.shapes}):
+                heads = [name for name in pair if name not in embeddings]
+                if len(pair) == 2 and len(heads) == 1:
+                    found.add(heads[0])
+        return found

@@ -2,44 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evomerge import operators
+from evomerge.checkpoints.adapted import open_model
+from evomerge.checkpoints.assembly import Assembly, Input, Part, assemble, key_of
+from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.errors import RecipeError, SourceError
-from evomerge.operators import Operator
-from evomerge.operators.masks import MaskKey
-from evomerge.operators.parameters import Choice, Parameter
-from evomerge.recipe import Recipe, Scalar, Setting, resolve
+from evomerge.checkpoints.merged import MergedModel, merge_of
+from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.remapped import fit_rows
+from evomerge.checkpoints.statistics import Statistics
+from evomerge.kernels.tensor_merge import TensorMerge
+from evomerge.kernels.view import View
+from evomerge.kernels.weight import Weight
+from evomerge.recipe import Recipe
 
-_SEED = Parameter(0.0, 2.0**63)
-"""Of the random masks; a recipe of any operator may have one."""
+
+@dataclass(frozen=True)
+class Pending:
+    """A tensor of the merge that is computed where it is wanted.
+
+    Attributes:
+        name: in the merged model.
+        shape: of it.
+        dtype: that it is rounded to.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    _merge: TensorMerge | Tensor
+
+    def write(self, out: Tensor) -> int:
+        """Fills a contiguous tensor of this shape and dtype.
+
+        Returns:
+            How many of the values are NaN or infinite.
+        """
+        if isinstance(self._merge, Tensor):
+            out.copy_(self._merge)
+            return 0
+        return self._merge.write(out)
+
+    def tensor(self) -> Tensor:
+        """The values in a new tensor (integers: the source's own)."""
+        if isinstance(self._merge, Tensor):
+            return self._merge
+        out = torch.empty(self.shape, dtype=self.dtype)
+        self._merge.write(out)
+        return out
 
 
 class Merger:
     """Merges recipes tensor by tensor; opened sources stay memory-mapped between recipes.
 
-    Peak memory beyond the maps is a few copies of the largest tensor.
+    Peak memory beyond the maps is one merged tensor and a few runs of a million elements,
+    whatever the number of sources.
     """
 
-    def __init__(self) -> None:
-        self._open: dict[str, Checkpoint] = {}
+    def __init__(self, threads: int | None = None, allow_pickled: bool = False) -> None:
+        """Opens nothing yet.
 
-    def checkpoint(self, ref: str, field: str = "model") -> Checkpoint:
+        Args:
+            threads: that share large tensors; None for torch's number.
+            allow_pickled: whether `.bin` sources may be read.
+        """
+        self._open: dict[str, Model] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self._allow_pickled = allow_pickled
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._statistics = Statistics()
+
+    def checkpoint(self, ref: str, field: str = "model") -> Model:
         """A source, opened at its first use."""
         if ref not in self._open:
-            self._open[ref] = Checkpoint(ref, field)
+            self._open[ref] = open_model(ref, field, self._allow_pickled, self._checkpoints)
         return self._open[ref]
+
+    def model(self, reference: str | Recipe, field: str = "model") -> Model:
+        """A source or a nested merge."""
+        if isinstance(reference, str):
+            return self.checkpoint(reference, field)
+        key = key_of(reference)
+        if key not in self._open:
+            identity = reference.digest(self.identities(reference))
+            assembly = assemble(reference, self.model)
+            self._open[key] = MergedModel(key, field, identity, assembly, self._lone_view)
+        return self._open[key]
 
     def identities(self, recipe: Recipe) -> dict[str, str]:
         """Content fingerprint of every model of a recipe, for its digest."""
         return {ref: self.checkpoint(ref).fingerprint for ref in recipe.models()}
 
-    def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+    def assemble(self, recipe: Recipe) -> Assembly:
+        """Plans a merge without reading weights.
+
+        Raises:
+            RecipeError: if the recipe asks for what cannot be.
+            SourceError: if a model cannot be opened or does not fit.
+        """
+        check_recipe(recipe)
+        return assemble(recipe, self.model)
+
+    def stream(self, recipe: Recipe | Assembly) -> Iterator[Pending]:
+        """Every tensor of the merged model, to be computed in place one after the other.
+
+        Raises:
+            RecipeError, SourceError: as `assemble`, before the first tensor.
+        """
+        assembly = recipe if isinstance(recipe, Assembly) else self.assemble(recipe)
+        return self._stream(assembly)
+
+    def merge(self, recipe: Recipe | Assembly) -> Iterator[tuple[str, Tensor]]:
         """Yields every tensor of the merged model, in the order of the base's files.
 
         Integer and boolean tensors (position ids, masks) are not merged but passed on as they
@@ -49,201 +129,59 @@ class Merger:
             RecipeError: if the operator does not know or lacks a parameter.
             SourceError: if the sources do not fit together.
         """
-        operator = operators.get(recipe.method)
-        base = self.checkpoint(recipe.base, "base_model") if recipe.base else None
-        if operator.needs_base and base is None:
-            raise RecipeError.of(
-                "base_model",
-                "none",
-                f"a base, since {recipe.method} merges task vectors",
-                "Name the model that the sources were fine-tuned from.",
-            )
-        sources = [self.checkpoint(s.model) for s in recipe.sources]
-        check_recipe(recipe)
-        template = base or sources[0]
-        for source in sources:
-            check_fit(template, source)
-        dtype = getattr(torch, recipe.dtype)
-        for name in template.names:
-            if template.tensor(name).is_floating_point():
-                merged = _merge_tensor(operator, recipe, name, base, sources, template)
-                yield name, merged.to(dtype)
-            else:
-                yield name, _common(name, template, sources)
+        for pending in self.stream(recipe):
+            yield pending.name, pending.tensor()
 
+    def _stream(self, assembly: Assembly) -> Iterator[Pending]:
+        try:
+            for part in assembly.parts:
+                if part.plan is None and part.operator is None:
+                    one = part.sources[0]
+                    yield Pending(part.name, part.shape, part.dtype, one.model.tensor(one.name))
+                    continue
+                view = self._view(part, assembly)
+                yield Pending(part.name, part.shape, part.dtype, merge_of(part, view))
+        finally:
+            self._statistics.flush()
 
-def check_recipe(recipe: Recipe) -> None:
-    """Checks parameter names, values and ranges against the operator's signature.
+    def _lone_view(self, part: Part, assembly: Assembly) -> View:
+        """The same for a nested merge, whose runs are read by threads already."""
+        return self._view(part, assembly, shared=False)
 
-    Raises:
-        RecipeError: naming the parameter.
-    """
-    operator = operators.get(recipe.method)
-    known: dict[str, Parameter | Choice] = {**operator.parameters, "seed": _SEED}
-    own = {k: p for k, p in known.items() if isinstance(p, Parameter) and p.per_source}
-    _check_settings("parameters", recipe.parameters, known, recipe.method)
-    for i, source in enumerate(recipe.sources):
-        where = f"models[{i}].parameters"
-        for key in source.parameters:
-            if key in known and key not in own:
-                raise RecipeError.of(
-                    f"{where}.{key}", "a parameter of the whole merge", "it below parameters",
-                    f"Move it to parameters.{key}.",
-                )  # fmt: skip
-        _check_settings(where, source.parameters, own, recipe.method)
-        for key, parameter in own.items():
-            given = key in source.parameters or key in recipe.parameters
-            if not given and parameter.default is None:
-                raise RecipeError.of(
-                    f"{where}.{key}", "nothing", f"a number in {_interval(parameter)}",
-                    f"Add it there or to parameters.{key}.",
-                )  # fmt: skip
-
-
-def _check_settings(
-    where: str,
-    settings: Mapping[str, Setting],
-    known: Mapping[str, Parameter | Choice],
-    method: str,
-) -> None:
-    for key, setting in settings.items():
-        if key not in known:
-            raise RecipeError.of(
-                f"{where}.{key}", "a parameter that the operator does not have",
-                f"one of {', '.join(sorted(known))} for {method}", "Correct the name.",
-            )  # fmt: skip
-        for value in _values(setting):
-            _check_value(f"{where}.{key}", value, known[key])
-            if known[key] is _SEED and not isinstance(value, int):
-                raise RecipeError.of(f"{where}.{key}", repr(value), "an integer", "Correct it.")
-
-
-def check_fit(template: Checkpoint, source: Checkpoint) -> None:
-    """Checks that a source has the template's tensors in the template's shapes.
-
-    Extra rows at the end of embeddings and heads (tokens added by a fine-tuner) are allowed.
-
-    Raises:
-        SourceError: naming the first tensor that does not fit.
-    """
-    missing = [n for n in template.names if n not in source.shapes]
-    extra = [n for n in source.names if n not in template.shapes]
-    if missing or extra:
-        found = f"no tensor {missing[0]}" if missing else f"an unknown tensor {extra[0]}"
-        raise SourceError.of(
-            source.field,
-            f"{found} in {source.ref} ({len(missing)} missing, {len(extra)} extra)",
-            f"the same tensors as {template.ref}",
-            "Merge models of one architecture and depth.",
-        )
-    for name in template.names:
-        have, want = source.shapes[name], template.shapes[name]
-        grown = have[1:] == want[1:] and len(have) == 2 and have[0] > want[0]
-        if have != want and not (grown and _is_vocabulary(template, name)):
-            raise SourceError.of(
-                source.field,
-                f"{name} of shape {list(have)} in {source.ref}",
-                f"shape {list(want)} as in {template.ref}",
-                "Merge models of one architecture and vocabulary.",
-            )
-
-
-def _common(name: str, template: Checkpoint, sources: list[Checkpoint]) -> Tensor:
-    tensor = template.tensor(name)
-    for source in sources:
-        if not torch.equal(source.tensor(name), tensor):
-            raise SourceError.of(
-                source.field, f"{name} ({source.dtype(name)}) in {source.ref} with other values",
-                f"those of {template.ref}, since integers cannot be merged",
-                "Merge models that are not quantised.",
-            )  # fmt: skip
-    return tensor
-
-
-def _is_vocabulary(template: Checkpoint, name: str) -> bool:
-    text = template.config.get("text_config")
-    rows = template.config.get("vocab_size") or (text or {}).get("vocab_size")
-    return template.shapes[name][0] == rows and template.layout.group_of(name) in (
-        "embedding",
-        "head",
-    )
-
-
-def _merge_tensor(
-    operator: Operator,
-    recipe: Recipe,
-    name: str,
-    base: Checkpoint | None,
-    sources: list[Checkpoint],
-    template: Checkpoint,
-) -> Tensor:
-    rows = template.shapes[name][0] if template.shapes[name] else 0
-
-    def read(checkpoint: Checkpoint) -> Tensor:
-        tensor = checkpoint.tensor(name)
-        if tensor.dim() and tensor.shape[0] > rows:
-            tensor = tensor[:rows]
-        return tensor.to(torch.float32)
-
-    arguments: dict[str, Any] = {}
-    for key, parameter in operator.parameters.items():
-        if isinstance(parameter, Parameter) and parameter.per_source:
-            values = [_per_source(recipe, i, key, parameter, name) for i in range(len(sources))]
-            arguments[_python_name(key)] = values
-        else:
-            value = _lookup(recipe.parameters, key, name)
-            if value is not None:
-                arguments[_python_name(key)] = value
-    if operator.needs_keys:
-        seed = int(_lookup(recipe.parameters, "seed", name) or 0)
-        arguments["keys"] = [MaskKey(seed, s.fingerprint, name) for s in sources]
-    merged: Tensor = operator.function(
-        read(base) if base else None, [read(s) for s in sources], **arguments
-    )
-    return merged
-
-
-def _per_source(recipe: Recipe, i: int, key: str, parameter: Parameter, name: str) -> float:
-    value = _lookup(recipe.sources[i].parameters, key, name)
-    if value is None:
-        value = _lookup(recipe.parameters, key, name)
-    if value is None:
-        value = parameter.default
-    if value is None:
-        raise RecipeError.of(
-            f"models[{i}].parameters.{key}",
-            f"no value for tensor {name}",
-            f"a number in {_interval(parameter)}",
-            "Add it, or a case without filter.",
-        )
-    return float(value)
-
-
-def _lookup(settings: Any, key: str, name: str) -> Scalar | None:
-    return resolve(settings[key], name) if key in settings else None
-
-
-def _values(setting: Setting) -> list[Scalar]:
-    return [c.value for c in setting] if isinstance(setting, tuple) else [setting]
-
-
-def _check_value(where: str, value: Scalar, parameter: Parameter | Choice) -> None:
-    if isinstance(parameter, Choice):
-        if value not in parameter.values:
-            raise RecipeError.of(
-                where, repr(value), f"one of {', '.join(map(str, parameter.values))}", "Correct it."
-            )
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not parameter.low <= float(value) <= parameter.high:
-        raise RecipeError.of(
-            where, repr(value), f"a number in {_interval(parameter)}", "Correct it."
+    def _view(self, part: Part, assembly: Assembly, shared: bool = True) -> View:
+        """What an operator sees of one tensor."""
+        inputs = [part.base, *part.sources] if part.base is not None else list(part.sources)
+        weights = _weights(part, assembly, inputs)
+        # rows of another vocabulary, and merges that come and go, are not worth remembering
+        remapped = part.indexed and assembly.vocabulary is not None
+        plain = not remapped and not any(isinstance(i.model, MergedModel) for i in inputs)
+        names = [f"{one.model.fingerprint}:{one.name}" for one in inputs] if plain else []
+        return View(
+            weights[0] if part.base is not None else None,
+            weights[1:] if part.base is not None else weights,
+            part.keys,
+            names,
+            self._statistics,
+            self._threads_pool() if shared else None,
         )
 
+    def _threads_pool(self) -> ThreadPoolExecutor | None:
+        threads = self._threads or torch.get_num_threads()
+        if threads > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(threads)
+        return self._pool
 
-def _interval(parameter: Parameter) -> str:
-    return f"[{parameter.low:g}, {parameter.high:g}]"
 
-
-def _python_name(key: str) -> str:
-    return "lambda_" if key == "lambda" else key
+def _weights(part: Part, assembly: Assembly, inputs: Sequence[Input]) -> list[Weight]:
+    """The tensors of all models, with the rows that the output has."""
+    weights = [one.model.weight(one.name) for one in inputs]
+    if not part.indexed:
+        return weights
+    if assembly.vocabulary is None:
+        return [
+            fit_rows(w, part.shape[0], one.name, one.model.field)
+            for w, one in zip(weights, inputs, strict=True)
+        ]
+    named = {one.key: w for one, w in zip(inputs, weights, strict=True)}
+    mapped = assembly.vocabulary.remap(named, list(named))
+    return [mapped[one.key] for one in inputs]

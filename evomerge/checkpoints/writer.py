@@ -6,68 +6,77 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
+from evomerge.checkpoints.assembly import Assembly
 from evomerge.checkpoints.merger import Merger
+from evomerge.checkpoints.tensor_file import Entry, write_shards
+from evomerge.checkpoints.vocabulary import (
+    choose_chat_template,
+    write_chat_template,
+    write_tokenizer,
+)
 from evomerge.errors import EvomergeError, UserError
+from evomerge.markdown import fenced, front_matter, markdown_text, short_name, without_paths
 from evomerge.recipe import Recipe
 
-_COPIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
-    "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
-    "processor_config.json", "video_preprocessor_config.json",
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja",
+    "chat_template.json",
 )  # fmt: skip
+_OTHER = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json",
+)  # fmt: skip
+SHARD_BYTES = 5 << 30
 
 
 def write_checkpoint(
     recipe: Recipe,
     merger: Merger,
     out: Path,
-    extra: dict[str, str] | None = None,
-    shard_bytes: int = 5 << 30,
+    extra: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Merges a recipe and writes it to a new directory, tokenizer and config included.
 
-    Config and tokenizer are the base's (the first source's without a base).
+    Config and tokenizer are the base's (the first source's without a base), unless the recipe
+    says otherwise; a model card names the parents.
 
     Args:
         recipe: what to merge.
         merger: holds the open sources.
         out: must not exist; appears only when it is complete.
-        extra: further text files, name to content.
+        extra: further text files, name to content; `README.md` replaces the model card.
         shard_bytes: largest size of one weight file.
 
     Raises:
-        UserError: if `out` exists.
+        UserError: if `out` exists or the disk has too little room.
         EvomergeError: if the disk fills or fails, or if the merged weights are not finite in
             the recipe's dtype; nothing is left behind.
     """
-    if out.exists():
-        raise UserError.of(
-            str(out),
-            "an existing file or directory",
-            "a path that is free",
-            "Remove it or choose another.",
-        )
+    check_free(out)
+    assembly = merger.assemble(recipe)
+    entries = [Entry(p.name, p.shape, p.dtype) for p in assembly.parts]
+    check_room(out, sum(e.bytes for e in entries))
+    files = {"README.md": card(recipe, merger), **(extra or {})}
     temporary = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        _write_tensors(recipe, merger, temporary, shard_bytes)
-        _write_rest(recipe, merger, temporary, extra or {})
+        write_shards(temporary, entries, merger.stream(assembly), shard_bytes)
+        _write_rest(recipe, merger, assembly, temporary)
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
         temporary.chmod(0o755)  # temporary directories and files are private
         for file in temporary.iterdir():
             file.chmod(0o644)
             _sync(file)
         os.replace(temporary, out)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise EvomergeError(
             f"{out}: could not be written ({error}). Nothing was left behind; "
             "free some space and run the same command again."
@@ -77,59 +86,100 @@ def write_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_free(out: Path) -> None:
+    """Checks that a path is free.
+
+    Raises:
+        UserError: if something is there.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError.of(
+            str(out),
+            "an existing file or directory",
+            "a path that is free",
+            "Remove it or choose another.",
+        )
+
+
+def check_room(out: Path, needed: int) -> None:
+    """Checks that a disk has room for a file or folder.
+
+    Raises:
+        UserError: with what there is and what is needed.
+    """
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError.of(
+            str(out), f"{free / 1e9:.2f} GB free on its disk",
+            f"{needed / 1e9:.2f} GB for the merged model",
+            "Free some space or choose another disk.",
+        )  # fmt: skip
+
+
+def card(recipe: Recipe, merger: Merger) -> str:
+    """The model card of a merge: its parents and its recipe, without paths of this machine."""
+    parents = [short_name(ref) for ref in recipe.models()]
+    text = recipe.to_yaml(merger.identities(recipe))
+    return "\n".join(
+        [
+            "---",
+            front_matter(parents),
+            "---",
+            "",
+            "# Merged model",
+            "",
+            "A merge made by evomerge. No gradient training was done.",
+            "",
+            "## Parents",
+            "",
+            *[f"- {markdown_text(parent)}" for parent in parents],
+            "",
+            "## Recipe",
+            "",
+            fenced(without_paths(text), "yaml"),
+            "",
+        ]
+    )
+
+
 def _sync(file: Path) -> None:
     """Waits until a file is on the disk."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
 
 
-def _write_tensors(recipe: Recipe, merger: Merger, folder: Path, shard_bytes: int) -> None:
-    shards: list[list[str]] = []
-    pending: dict[str, Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        nonlocal pending, size
-        shards.append(list(pending))
-        save_file(pending, str(folder / f"part-{len(shards)}"), metadata={"format": "pt"})
-        pending, size = {}, 0
-
-    for name, tensor in merger.merge(recipe):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise EvomergeError(f"{name} of the merged model is not finite in {recipe.dtype}")
-        tensor_bytes = tensor.numel() * tensor.element_size()
-        if pending and size + tensor_bytes > shard_bytes:
-            flush()
-        pending[name] = tensor.contiguous()
-        size += tensor_bytes
-        total += tensor_bytes
-    flush()
-    if len(shards) == 1:
-        os.replace(folder / "part-1", folder / "model.safetensors")
+def _write_rest(recipe: Recipe, merger: Merger, assembly: Assembly, folder: Path) -> None:
+    """Config, generation config, tokenizer and chat template."""
+    config = assembly.config
+    if recipe.dtype is not None:
+        config = _with_dtype(config, recipe.dtype)
+        if "dtype" not in config and "torch_dtype" not in config:
+            config["torch_dtype"] = recipe.dtype
+    else:
+        config = {k: v for k, v in config.items() if k != "_name_or_path"}
+    (folder / "config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    donor = assembly.donor.path
+    for name in _OTHER:
+        if (donor / name).is_file():
+            shutil.copyfile(donor / name, folder / name)
+    models = {ref: merger.checkpoint(ref) for ref in recipe.models()}
+    template = choose_chat_template(recipe.chat_template, models)
+    if assembly.vocabulary is not None:
+        write_tokenizer(assembly.vocabulary, folder, template)
         return
-    weight_map = {}
-    for i, names in enumerate(shards, start=1):
-        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        os.replace(folder / f"part-{i}", folder / file)
-        weight_map.update(dict.fromkeys(names, file))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for name in _TOKENIZER:
+        if (donor / name).is_file():
+            shutil.copyfile(donor / name, folder / name)
+    if template is not None:
+        write_chat_template(folder, template)
 
 
-def _write_rest(recipe: Recipe, merger: Merger, folder: Path, extra: dict[str, str]) -> None:
-    parent = merger.checkpoint(recipe.models()[0])
-    config = _with_dtype(parent.config, recipe.dtype)
-    if "dtype" not in config and "torch_dtype" not in config:
-        config["torch_dtype"] = recipe.dtype
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    for name in _COPIED:
-        if (parent.path / name).is_file():
-            shutil.copyfile(parent.path / name, folder / name)
-    for name, text in extra.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A config and its parts (`text_config`) with another dtype and without a path."""
     out: dict[str, Any] = {}
     for key, value in config.items():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.checkpoints.merger import Merger
+from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.engines.batches import bucket
 from evomerge.engines.decoding import Decoder
 from evomerge.engines.scoring import mean_logprobs
@@ -78,7 +78,7 @@ class TransformersEngine:
         self._codec = Codec(model, max_model_len, trust_remote_code)
         self._seed = seed
         self._budget = batch_tokens
-        self._merger = Merger()
+        self._merger = Merger(threads)
         self._model: Any = _build(
             str(model), _dtype(dtype, device), device, attn_implementation, trust_remote_code
         )
@@ -94,9 +94,9 @@ class TransformersEngine:
                 nothing until a later load has succeeded, which overwrites everything.
             UserError: if the recipe or its sources are at fault.
         """
-        self.update(self._merger.merge(recipe))
+        self.update(self._merger.stream(recipe))
 
-    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+    def update(self, weights: Iterable[tuple[str, Tensor] | Pending]) -> None:
         """Overwrites every weight from a stream of checkpoint names and tensors.
 
         Raises:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from evomerge.checkpoints.merger import Pending
+from evomerge.checkpoints.region import is_derived
 from evomerge.errors import CandidateError
-
-_DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
-"""Buffers that old checkpoints hold and that models compute for themselves."""
+from evomerge.kernels.loops import loops_for
 
 
 class WeightWriter:
@@ -36,11 +35,12 @@ class WeightWriter:
                 self._canonical[name] = name
 
     @torch.no_grad()
-    def write(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+    def write(self, weights: Iterable[tuple[str, Tensor] | Pending]) -> None:
         """Overwrites every parameter.
 
         Args:
-            weights: checkpoint names and tensors of the parameters' shapes, in any order.
+            weights: checkpoint names and tensors of the parameters' shapes, in any order, or
+                tensors that are still to be computed, which is done in place where it can be.
 
         Raises:
             CandidateError: naming a tensor that is unknown, given twice, missing, of another
@@ -48,25 +48,26 @@ class WeightWriter:
         """
         seen: set[str] = set()
         direct: set[str] = set()
-        for name, tensor in weights:
+        for weight in weights:
+            name = weight.name if isinstance(weight, Pending) else weight[0]
             if name in seen:
                 raise CandidateError(f"tensor {name} was given twice")
             seen.add(name)
             target = self._targets.get(name)
             if target is None:
-                if _DERIVED.search(name):
+                if is_derived(name):
                     continue
                 raise CandidateError(f"the model has no tensor {name}")
             canonical = self._canonical[name]
             if canonical in direct:
                 continue
-            if tensor.shape != target.shape:
+            values = weight if isinstance(weight, Pending) else weight[1]
+            if tuple(values.shape) != tuple(target.shape):
                 raise CandidateError(
-                    f"tensor {name} has shape {list(tensor.shape)}; "
+                    f"tensor {name} has shape {list(values.shape)}; "
                     f"the model expects {list(target.shape)}"
                 )
-            target.copy_(tensor)
-            check_finite(name, target)
+            _fill(name, target, values)
             direct.add(name)
         covered = {self._canonical[n] for n in direct}
         missing = sorted(self._required - covered)
@@ -76,12 +77,31 @@ class WeightWriter:
             )
 
 
+def _fill(name: str, target: Tensor, values: Tensor | Pending) -> None:
+    """Overwrites one parameter.
+
+    A merge is computed in the parameter itself if that has the merge's dtype; otherwise it is
+    rounded to the merge's dtype first, as it would be on the disk.
+    """
+    in_place = target.is_contiguous() and target.device.type == "cpu"
+    if isinstance(values, Pending) and in_place and target.dtype == values.dtype:
+        _complain(name, values.write(target))
+        return
+    target.copy_(values.tensor() if isinstance(values, Pending) else values)
+    check_finite(name, target)
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
     """Checks one tensor for NaN and infinity.
 
     Raises:
         CandidateError: naming the tensor.
     """
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        bad = int((~torch.isfinite(tensor)).sum())
+    if tensor.is_floating_point():
+        flat = tensor.detach().reshape(-1)
+        _complain(name, loops_for([flat]).non_finite(flat))
+
+
+def _complain(name: str, bad: int) -> None:
+    if bad:
         raise CandidateError(f"tensor {name} has {bad} values that are not finite")

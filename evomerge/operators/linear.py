@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from evomerge.operators.parameters import Flag, Weights
+from evomerge.kernels.plans import Combination
+from evomerge.operators._thinning import divisor
+from evomerge.operators.parameters import Flag, Models, Weights
 
 
-def linear(
-    base: Tensor | None,
-    sources: Sequence[Tensor],
-    *,
-    weight: Weights,
-    normalize: Flag = True,
-) -> Tensor:
-    """sum_i w_i x_i, divided by sum_i w_i unless `normalize` is off (or the sum is 0).
+def linear(view: Models, *, weight: Weights, normalize: Flag = True) -> Combination:
+    """sum_i w_i x_i, divided by sum_i w_i where `normalize` (a sum of 0 counts as 1).
 
     Args:
-        base: not used; a base among the sources is averaged like any other.
-        sources: float32 tensors of one shape.
-        weight: one a source.
+        view: the models, a base like any other.
+        weight: one a model.
         normalize: whether the weights are scaled to sum to 1.
     """
-    divisor = sum(float(w) for w in weight) if normalize else 1.0
-    out = torch.zeros_like(sources[0])
-    for w, x in zip(weight, sources, strict=True):
-        out += float(w) * x
-    return out / divisor if abs(divisor) >= 1e-8 else out
+    total = divisor(weight) if normalize else 1.0
+    return Combination(tuple(w / total for w in weight))

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor
-
-from evomerge.operators.parameters import Flag, Scale, Weights
-from evomerge.operators.vectors import combine
+from evomerge.kernels.plans import Combination
+from evomerge.operators._thinning import divisor
+from evomerge.operators.parameters import (
+    Deltas,
+    Flag,
+    Scale,
+    Unused,
+    UnusedDensities,
+    Weights,
+)
 
 
 def task_arithmetic(
-    base: Tensor,
-    sources: Sequence[Tensor],
+    view: Deltas,
     *,
     weight: Weights,
+    density: UnusedDensities,
     lambda_: Scale = 1.0,
     normalize: Flag = False,
-) -> Tensor:
+    rescale: Unused = False,
+    int8_mask: Unused = False,
+) -> Combination:
     """base + lambda * sum_i w_i (x_i - base).
 
+    Computed as a combination of base and sources, so that one source of weight 1 is returned
+    exactly.
+
     Args:
-        base: float32 tensor.
-        sources: float32 tensors of the base's shape.
+        view: a base and its fine-tuned sources.
         weight: one a source, may be negative.
+        density: no effect; task vectors are taken whole.
         lambda_: scales the whole sum (`lambda` in a recipe).
-        normalize: whether the sum is divided by sum_i w_i.
+        normalize: whether the sum is divided by sum_i w_i (a sum of 0 counts as 1).
+        rescale: no effect.
+        int8_mask: no effect.
     """
-    deltas = [x - base for x in sources]
-    return combine(base, deltas, weight, lambda_, normalize, consensus=False)
+    step = lambda_ / (divisor(weight) if normalize else 1.0)
+    coefficients = tuple(step * w for w in weight)
+    return Combination(coefficients, base=1.0 - sum(coefficients))

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor
-
-from evomerge.operators.parameters import Densities, Flag, Scale, Weights
-from evomerge.operators.vectors import combine, trim
+from evomerge.kernels.plans import Thinned
+from evomerge.operators._thinning import rescaling, trimmed
+from evomerge.operators.parameters import (
+    Deltas,
+    Densities,
+    Flag,
+    RescaleNorm,
+    Scale,
+    Unused,
+    Weights,
+)
 
 
 def ties(
-    base: Tensor,
-    sources: Sequence[Tensor],
+    view: Deltas,
     *,
     weight: Weights,
     density: Densities,
     lambda_: Scale = 1.0,
     normalize: Flag = True,
-) -> Tensor:
+    rescale: Flag = False,
+    rescale_norm: RescaleNorm = "l1",
+    int8_mask: Unused = False,
+) -> Thinned:
     """Sum of trimmed task vectors over the sources that agree with the elected sign.
 
+    The elected sign is that of the weighted sum, zero counting as positive; an exact zero agrees
+    with nobody.
+
     Args:
-        base: float32 tensor.
-        sources: float32 tensors of the base's shape.
+        view: a base and its fine-tuned sources.
         weight: one a source, may be negative.
-        density: fraction of largest-magnitude elements kept, one a source.
+        density: fraction of largest-magnitude elements kept, one a source. 0 keeps none, any other
+            at least one.
         lambda_: scales the whole sum (`lambda` in a recipe).
         normalize: whether each element is divided by the weights that took part.
+        rescale: whether dropping is made up for by scaling what is kept.
+        rescale_norm: l1 keeps the l1 norm, density divides by the fraction kept.
+        int8_mask: no effect.
     """
-    deltas = [trim(x - base, float(d)) for x, d in zip(sources, density, strict=True)]
-    return combine(base, deltas, weight, lambda_, normalize, consensus=True)
+    return Thinned(
+        weights=tuple(weight),
+        keeps=tuple(trimmed(view.count, p) for p in density),
+        scale=lambda_,
+        normalize=normalize,
+        consensus=True,
+        rescale=rescaling(rescale, rescale_norm),
+    )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
+from evomerge.markdown import fenced, front_matter, markdown_text, printable, without_paths
 from evomerge.report.content import commands
 from evomerge.report.reading import Json, mapping
-from evomerge.report.table import markdown_text, printable, results_markdown
+from evomerge.report.table import results_markdown
 from evomerge.report.verdict import verdict
 
 
@@ -29,7 +28,7 @@ def model_card(results: Json, recipe_yaml: str) -> str:
     return "\n".join(
         [
             "---",
-            _front_matter(sources),
+            front_matter(sources),
             "---",
             "",
             f"# {markdown_text(name)}",
@@ -44,7 +43,7 @@ def model_card(results: Json, recipe_yaml: str) -> str:
             "",
             "## Recipe",
             "",
-            _fenced(_without_paths(recipe_yaml), "yaml"),
+            fenced(without_paths(recipe_yaml), "yaml"),
             "",
             "## Held-out results",
             "",
@@ -54,41 +53,7 @@ def model_card(results: Json, recipe_yaml: str) -> str:
             "",
             "## Reproduce",
             "",
-            _fenced("\n".join(commands(name, "" if seed is None else str(seed))), "sh"),
+            fenced("\n".join(commands(name, "" if seed is None else str(seed))), "sh"),
             "",
         ]
     )
-
-
-def _front_matter(sources: list[str]) -> str:
-    import yaml
-
-    values: dict[str, object] = {"library_name": "transformers"}
-    names = [_hub_name(source) for source in sources]
-    if names:
-        values["base_model"] = names
-    values["tags"] = ["merge", "evomerge"]
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text.strip()
-
-
-def _hub_name(source: str) -> str:
-    """A parent's name; of a path on the author's disk, only the last part."""
-    name = printable(source)
-    if name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1:
-        parts = [part for part in re.split(r"[/\\]", name) if part.strip(".~")]
-        return parts[-1] if parts else "model"
-    return name
-
-
-def _without_paths(recipe: str) -> str:
-    def shortened(found: re.Match[str]) -> str:
-        return found[1] + _hub_name(found[2].strip("'\""))
-
-    return re.sub(r"^(\s*(?:- )?(?:base_)?model: )(\S.*)$", shortened, recipe, flags=re.MULTILINE)
-
-
-def _fenced(text: str, language: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.recipe import Recipe, Scalar, Setting
+from evomerge.recipe import Recipe, Scalar, Setting, Value, cases
 from evomerge.report.reading import mapping, number
 
 
@@ -116,10 +116,13 @@ def genome_of(dimensions: Sequence[Any], recipe: Recipe) -> list[Any]:
 
 
 def _value(setting: Setting | None, group: str) -> Scalar | None:
-    if not isinstance(setting, tuple):
-        return setting
+    if setting is None:
+        return None
     number = group.removeprefix("block.")
-    for case in setting:
+    listed = cases(setting)
+    if len(listed) == 1 and listed[0].filter is None:
+        return _one(listed[0].value)
+    for case in listed:
         if case.filter is None or case.filter == "*":
             found = group == "head"
         elif group == "embedding":
@@ -127,8 +130,13 @@ def _value(setting: Setting | None, group: str) -> Scalar | None:
         else:
             found = group != number and case.filter.endswith(f".{number}.")
         if found:
-            return case.value
+            return _one(case.value)
     return None
+
+
+def _one(value: Value) -> Scalar | None:
+    """A value that is the same at every depth; a gradient is none."""
+    return None if isinstance(value, tuple) else value
 
 
 def _grid(parameter: str, cells: _Cells) -> Grid:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from evomerge.markdown import markdown_text, printable
 from evomerge.report.numbers import NONE, interval, percent, whole
 from evomerge.report.reading import Json
 from evomerge.report.rows import Row, Score, task_names, task_rows
@@ -98,19 +97,6 @@ def results_markdown(results: Json) -> str:
         heading = f"{markdown_text(task)}:\n\n" if len(tasks) > 1 else ""
         blocks.append(heading + "\n".join(lines) + "\n")
     return "\n".join(blocks) if blocks else "No model has been measured.\n"
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with every control and format character (such as ANSI) left out."""
-    kept = (c for c in " ".join(text.split()) if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
-    return "".join(kept)
-
-
-def markdown_text(text: str) -> str:
-    """`text` on one line, with every character that means something in Markdown escaped."""
-    safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    safe = re.sub(r"([\\`*{}\[\]|#!~$])", r"\\\1", safe)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", safe)
 
 
 def _title(results: Json) -> str:

@@ -9,9 +9,10 @@ import torch
 from checkpoint_models import random_tensors, write_folder
 
 from evomerge import operators
-from evomerge.checkpoints.merger import Merger, check_recipe
+from evomerge.checkpoints.checking import check_recipe
+from evomerge.checkpoints.merger import Merger
 from evomerge.errors import RecipeError, SourceError
-from evomerge.operators.masks import MaskKey, bernoulli
+from evomerge.kernels.masks import MaskKey, uniform
 from evomerge.recipe import Case, Recipe, Source
 
 WEIGHTS, DENSITY = (0.7, 0.4), 0.5
@@ -57,7 +58,7 @@ def expected(method, pool, merger, name, weights=WEIGHTS):
             deltas[i] = np.where(abs(delta) >= least, delta, 0.0)
         else:
             key = MaskKey(5, merger.checkpoint(pool[0][i + 1]).fingerprint, name)
-            kept = delta * bernoulli(key, torch.empty(delta.shape), DENSITY).numpy()
+            kept = delta * (uniform(key, delta.size) < DENSITY).view(delta.shape).numpy()
             deltas[i] = kept * (abs(delta).sum() / abs(kept).sum()) if kept.any() else kept
     terms = np.array([w * d for w, d in zip(weights, deltas, strict=True)])
     agrees = np.sign(terms) == np.where(terms.sum(0) >= 0, 1, -1)

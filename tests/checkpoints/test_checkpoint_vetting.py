@@ -5,6 +5,7 @@ import pickle
 import re
 import struct
 import time
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -117,11 +118,69 @@ ENTRY = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
         lying({"a": {**ENTRY, "dtype": "PICKLE"}}, b"\0" * 16),
         lying({"a": {**ENTRY, "data_offsets": [8, 24]}}, b"\0" * 24),
         lying({"a": ENTRY, "b": ENTRY}, b"\0" * 16),
+        lying({"a": ENTRY, "b": {**ENTRY, "data_offsets": [8, 24]}}, b"\0" * 24),
+        lying({"a": ENTRY, "b": {**ENTRY, "data_offsets": [24, 40]}}, b"\0" * 40),
+        lying({"a": {**ENTRY, "data_offsets": [16, 0]}}, b"\0" * 16),
+        lying({"a": {**ENTRY, "data_offsets": [-16, 0]}}, b"\0" * 16),
+        lying({"a": {**ENTRY, "data_offsets": [0, 2**63]}}, b"\0" * 16),
+        lying({"a": {**ENTRY, "shape": [-4]}}, b"\0" * 16),
+        lying({"a": {**ENTRY, "shape": [4.0]}}, b"\0" * 16),
+        lying({"a": ENTRY, "__metadata__": {"x": 5}}, b"\0" * 16),
+        struct.pack("<Q", 5000) + lying({"a": ENTRY}, b"\0" * 16)[8:],
+        struct.pack("<Q", 20) + lying({"a": ENTRY}, b"\0" * 16)[8:],
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
     ],
 )
 def test_damaged_files_and_lying_headers(folder, content):
     (folder / "model.safetensors").write_bytes(content)
     refused(folder, "model.safetensors is damaged")
+
+
+def test_values_at_an_odd_address_are_read(folder):
+    """A header whose length is no multiple of 8 is allowed by the format."""
+    text = json.dumps({"a": ENTRY}).encode()
+    text += b" " * (1 - len(text) % 8 + 8)
+    content = struct.pack("<Q", len(text)) + text + struct.pack("<4f", 1, 2, 3, 4)
+    (folder / "model.safetensors").write_bytes(content)
+    tensor = Checkpoint(str(folder)).tensor("a")
+    assert tensor.data_ptr() % 4 == 1 and tensor.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_reading_a_block_loads_no_more_than_the_block(tmp_path, form):
+    """The pages of the file that are in memory, counted by the kernel."""
+    folder = write_folder(tmp_path / "m", {"a": torch.zeros(1)})
+    tensors = {"a": torch.arange(1 << 24, dtype=torch.int32).view(torch.float32)}
+    if form == "bin":
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "pytorch_model.bin")
+    else:
+        write_folder(folder, tensors)
+
+    def resident():
+        """MB of the weight file that this process has mapped and loaded."""
+        size, found = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                found = str(folder) in line
+            elif found and line.startswith("Rss:"):
+                size += int(line.split()[1]) / 1024
+        return size
+
+    def own():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(n.split()[1]) / 1024 for n in lines if n.startswith("RssAnon"))
+
+    before = own()
+    weight = Checkpoint(str(folder), allow_pickled=True).weight("a")
+    start = 5 << 20
+    block = weight.read(start, start + 1000)
+    assert block.view(torch.int32).tolist() == list(range(start, start + 1000))
+    assert 0 < resident() < 8
+    assert own() - before < 8
+    assert int(weight.read(0, 1 << 24).view(torch.int32)[-1]) == (1 << 24) - 1
+    weight.read(0, 1 << 24).view(torch.int32).max()
+    assert resident() > 60, "this test does not see the pages of the file"
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.999])

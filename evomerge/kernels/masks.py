@@ -7,6 +7,7 @@ merging, the number of workers, the device or any global state.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 _M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed 64-bit integer
 _M2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15
+BITS = 24
+"""Random bits of a draw; densities are told apart down to 2**-24."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +34,31 @@ class MaskKey:
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "little", signed=True)
 
 
-def uniform(key: MaskKey, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` numbers in [0, 1), float32 with 24 random bits each.
+def draws(key: MaskKey, start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draws of elements [start, stop): integers in [0, 2**24), int64.
 
-    Source: splitmix64 (Steele, Lea, Flood 2014) evaluated at key + i * golden ratio; integer
-    multiplication wraps the same way on every device.
+    Source: splitmix64 (Steele, Lea, Flood 2014) at key + (i // 2 + 1) * golden ratio, whose
+    lower half serves even and whose upper half odd elements, without the lowest 8 bits of
+    each; integer multiplication wraps the same way on every device.
     """
-    counter = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+    first = start // 2
+    counter = torch.arange(first + 1, (stop + 1) // 2 + 1, dtype=torch.int64, device=device)
     z = counter * _GOLDEN + key.state()
     z = (z ^ _shift(z, 30)) * _M1
     z = (z ^ _shift(z, 27)) * _M2
     z = z ^ _shift(z, 31)
-    return _shift(z, 40).to(torch.float32) * 2.0**-24
+    both = torch.stack((_shift(z, 8) & (2**BITS - 1), _shift(z, 40)), dim=1).flatten()
+    return both[start - 2 * first : stop - 2 * first]
 
 
-def bernoulli(key: MaskKey, like: Tensor, density: float) -> Tensor:
-    """Boolean mask of `like`'s shape; each element is kept with probability `density`."""
-    draws = uniform(key, like.numel(), like.device)
-    return (draws < density).view(like.shape)
+def uniform(key: MaskKey, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """`count` numbers in [0, 1), float32 with 24 random bits each."""
+    return draws(key, 0, count, device).to(torch.float32) * 2.0**-BITS
+
+
+def limit(density: float) -> int:
+    """Draws below it are kept: as many as the density asks for, of 2**24."""
+    return min(2**BITS, max(0, math.ceil(density * 2**BITS)))
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

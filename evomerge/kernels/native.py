@@ -1,0 +1,256 @@
+"""Compiles `merge.c` with the machine's own compiler, once, and calls it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge.kernels.cache import cache_folder
+from evomerge.kernels.masks import MaskKey
+from evomerge.kernels.select import Band
+
+_SOURCE = Path(__file__).with_name("merge.c")
+_FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
+          "-fno-trapping-math", "-Wno-psabi")  # fmt: skip
+_TUNING = (
+    ("-march=native", "-mprefer-vector-width=512"),
+    ("-march=native",),
+    ("-mcpu=native",),
+    (),
+)
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_ALL, _BITS, _BAND = 0, 1, 2
+
+_Pointer, _Int, _Long, _Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_Word, _Key = ctypes.c_uint32, ctypes.c_uint64
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled loops, or None where there is no working C compiler.
+
+    `EVOMERGE_KERNELS=torch` does without them. The library is kept in the cache folder under
+    a name made of the source, the compiler and the processor.
+    """
+    if os.environ.get("EVOMERGE_KERNELS", "auto") == "torch":
+        return None
+    compiler = os.environ.get("CC") or next(
+        (c for c in ("cc", "gcc", "clang") if shutil.which(c)), None
+    )
+    if compiler is None or shutil.which(compiler) is None:
+        return None
+    folder = cache_folder() / "kernels"
+    file = folder / f"merge-{_key(compiler)}.so"
+    try:
+        if not file.is_file():
+            _compile(compiler, file)
+        loaded = ctypes.CDLL(str(file))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    for name in ("combine", "thin", "non_finite"):
+        getattr(loaded, f"evomerge_{name}").restype = _Long
+    for name in ("chance", "ranked", "band_sums", "histogram", "gather", "gram"):
+        getattr(loaded, f"evomerge_{name}").restype = None
+    return loaded
+
+
+def _key(compiler: str) -> str:
+    """Hash of what the compiled code depends on."""
+    processor = platform.processor() + platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(errors="replace").splitlines()
+        processor += "".join(x for x in dict.fromkeys(lines) if x.startswith(("flags", "Features")))
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, timeout=60, check=False
+    ).stdout
+    parts = (_SOURCE.read_text(), repr(_FLAGS), repr(_TUNING), version, processor)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+def _compile(compiler: str, file: Path) -> None:
+    """Compiles into a temporary file and renames it, so that workers may race."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    last: subprocess.CalledProcessError | None = None
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        made = Path(folder) / "merge.so"
+        for tuning in _TUNING:
+            command = [compiler, *_FLAGS, *tuning, str(_SOURCE), "-o", str(made)]
+            try:
+                subprocess.run(command, capture_output=True, timeout=300, check=True)
+            except subprocess.CalledProcessError as error:
+                last = error
+                continue
+            os.replace(made, file)
+            return
+    raise OSError(f"{compiler} cannot compile {_SOURCE.name}: {last}")
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (_Pointer * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def _types(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int]:
+    return (_Int * len(tensors))(*(_TYPES[t.dtype] for t in tensors))
+
+
+def _one(tensor: Tensor | None) -> tuple[ctypes.c_void_p, ctypes.c_int]:
+    if tensor is None:
+        return _Pointer(None), _Int(0)
+    return _Pointer(tensor.data_ptr()), _Int(_TYPES[tensor.dtype])
+
+
+class NativeLoops:
+    """The loops on CPU tensors of float32, bfloat16 and float16; see `TorchLoops` for each."""
+
+    def __init__(self, compiled: ctypes.CDLL) -> None:
+        self._c = compiled
+
+    def combine(
+        self,
+        out: Tensor,
+        xs: Sequence[Tensor],
+        coefficients: Tensor,
+        offset: float,
+        start: int,
+        row_length: int,
+    ) -> int:
+        return int(
+            self._c.evomerge_combine(
+                *_one(out), _Long(out.numel()), _Long(start), _Int(len(xs)), _pointers(xs),
+                _types(xs), _Pointer(coefficients.data_ptr()),
+                _Long(row_length if coefficients.dim() == 2 else 0), _Float(offset),
+            )
+        )  # fmt: skip
+
+    def thin(
+        self,
+        out: Tensor,
+        base: Tensor,
+        xs: Sequence[Tensor],
+        factors: Sequence[float],
+        weights: Sequence[float],
+        keeps: Sequence[Tensor | Band | None],
+        scale: float,
+        normalize: bool,
+        consensus: bool,
+        least: float,
+        start: int,
+    ) -> int:
+        m = len(xs)
+        modes: list[int] = [_ALL] * m
+        words: list[Tensor | None] = [None] * m
+        cuts, positions = [0.0] * (2 * m), [0] * (2 * m)
+        for i, keep in enumerate(keeps):
+            if isinstance(keep, Tensor):
+                modes[i], words[i] = _BITS, keep
+            elif keep is not None:
+                (inner, inner_at), (outer, outer_at) = keep
+                modes[i] = _BAND
+                cuts[2 * i : 2 * i + 2] = inner, outer
+                positions[2 * i : 2 * i + 2] = inner_at, outer_at
+        return int(
+            self._c.evomerge_thin(
+                *_one(out), _Long(out.numel()), _Long(start), _Int(m), *_one(base), _pointers(xs),
+                _types(xs), (_Float * m)(*factors), (_Float * m)(*weights), (_Int * m)(*modes),
+                (_Float * (2 * m))(*cuts), (_Long * (2 * m))(*positions), _pointers(words),
+                _Float(scale), _Int(normalize), _Int(consensus), _Float(least),
+            )
+        )  # fmt: skip
+
+    def chance(
+        self, key: MaskKey, limit: int, base: Tensor, x: Tensor, start: int, sums: bool
+    ) -> tuple[Tensor, float, float]:
+        words = torch.empty((x.numel() + 31) // 32, dtype=torch.int32)
+        two = (ctypes.c_double * 2)()
+        self._c.evomerge_chance(
+            _Pointer(words.data_ptr()), _Long(x.numel()), _Long(start), _Key(key.state() % 2**64),
+            _Word(limit), *_one(base), *_one(x), two if sums else None,
+        )  # fmt: skip
+        return words, two[0], two[1]
+
+    def ranked(
+        self,
+        key: MaskKey,
+        low: float,
+        inverse_step: float,
+        levels: int,
+        table: Tensor,
+        row_length: int,
+        base: Tensor,
+        x: Tensor,
+        start: int,
+        sums: bool,
+    ) -> tuple[Tensor, float, float]:
+        words = torch.empty((x.numel() + 31) // 32, dtype=torch.int32)
+        two = (ctypes.c_double * 2)()
+        self._c.evomerge_ranked(
+            _Pointer(words.data_ptr()), _Long(x.numel()), _Long(start), _Key(key.state() % 2**64),
+            _Float(low), _Float(inverse_step), _Int(levels), _Pointer(table.data_ptr()),
+            _Long(row_length), *_one(base), *_one(x), two if sums else None,
+        )  # fmt: skip
+        return words, two[0], two[1]
+
+    def band_sums(
+        self,
+        band: Band,
+        base: Tensor,
+        x: Tensor,
+        start: int,
+    ) -> tuple[float, float]:
+        two = (ctypes.c_double * 2)()
+        (inner, inner_at), (outer, outer_at) = band
+        self._c.evomerge_band_sums(
+            _Long(x.numel()), _Long(start), *_one(base), *_one(x), (_Float * 2)(inner, outer),
+            (_Long * 2)(inner_at, outer_at), two,
+        )  # fmt: skip
+        return two[0], two[1]
+
+    def histogram(self, shift: int, base: Tensor | None, x: Tensor) -> Tensor:
+        counts = torch.zeros(1 << (31 - shift), dtype=torch.int32)
+        self._c.evomerge_histogram(
+            _Pointer(counts.data_ptr()), _Int(shift), _Long(x.numel()), *_one(base), *_one(x)
+        )
+        return counts.to(torch.int64)
+
+    def gather(
+        self,
+        shift: int,
+        bins: Sequence[int],
+        room: Sequence[int],
+        base: Tensor | None,
+        xs: Sequence[Tensor],
+        start: int,
+    ) -> list[tuple[Tensor, Tensor]]:
+        m = len(xs)
+        values = [torch.empty(r, dtype=torch.float32) for r in room]
+        places = [torch.empty(r, dtype=torch.int64) for r in room]
+        found = (_Long * m)()
+        self._c.evomerge_gather(
+            _Long(xs[0].numel()), _Long(start), _Int(m), *_one(base), _pointers(xs), _types(xs),
+            (_Word * m)(*bins), _Int(shift), _pointers(values), _pointers(places),
+            (_Long * m)(*room), found,
+        )  # fmt: skip
+        return [(v[:f], p[:f]) for v, p, f in zip(values, places, found, strict=True)]
+
+    def gram(self, base: Tensor | None, xs: Sequence[Tensor]) -> Tensor:
+        out = torch.zeros(len(xs), len(xs), dtype=torch.float64)
+        self._c.evomerge_gram(
+            _Pointer(out.data_ptr()), _Long(xs[0].numel()), _Int(len(xs)), *_one(base),
+            _pointers(xs), _types(xs),
+        )  # fmt: skip
+        return out
+
+    def non_finite(self, x: Tensor) -> int:
+        return int(self._c.evomerge_non_finite(*_one(x), _Long(x.numel())))

@@ -1,0 +1,84 @@
+"""Passes over a tensor that gather statistics, and order statistics of computed values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from evomerge.kernels.select import SHIFT, Cut, Histogram, Magnitudes, cuts
+from evomerge.kernels.view import View
+
+_BLOCK = 1 << 18
+"""Elements that are held in float32 at a time."""
+
+Block = tuple[int, Tensor | None, list[Tensor]]
+"""Where it begins in the flattened tensor, the base's elements and the sources', float32."""
+
+Values = Callable[[int, Tensor | None, list[Tensor]], Tensor]
+"""Makes one number of each element of a block, at least 0, float32."""
+
+T = TypeVar("T")
+
+
+def over_blocks(view: View, work: Callable[[int, Tensor | None, list[Tensor]], T]) -> list[T]:
+    """Does some work for every block of a tensor; results are in order of position."""
+    parts = view.over_runs(lambda a, b: [work(*block) for block in _blocks(view, a, b)])
+    return [made for part in parts for made in part]
+
+
+def largest(view: View, values: Values, ks: Sequence[int]) -> list[Cut]:
+    """For each k, from 1 to the number of elements, the cut that keeps the k largest values.
+
+    A cut's value is the k-th largest; values below 2e-41 count as 0 and are kept with it (the
+    value of such a cut is -1).
+    """
+    if not view.count:
+        return []
+    zero = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
+
+    def count(start: int, base: Tensor | None, xs: list[Tensor]) -> Tensor:
+        return torch.bincount(_bins(values(start, base, xs)), minlength=len(zero)).cpu()
+
+    # summed within a run first: a histogram of every block would be many
+    def count_run(a: int, b: int) -> Tensor:
+        return sum((count(*block) for block in _blocks(view, a, b)), zero)
+
+    histogram = Histogram.of(sum(view.over_runs(count_run), zero))
+
+    def gather(which: Sequence[int], bins: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        def work(start: int, base: Tensor | None, xs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+            a = values(start, base, xs)
+            found = [torch.nonzero(_bins(a) == n).flatten() for n in bins]
+            return [(a[at].cpu(), at.cpu() + start) for at in found]
+
+        parts = over_blocks(view, work)
+        return [
+            (torch.cat([p[j][0] for p in parts]), torch.cat([p[j][1] for p in parts]))
+            for j in range(len(which))
+        ]
+
+    def everything(_: int) -> Magnitudes:
+        def blocks() -> Iterator[tuple[int, Tensor]]:
+            for a, b in view.runs():
+                for block in _blocks(view, a, b):
+                    yield block[0], values(*block)
+
+        return blocks
+
+    # one more than there are: the cut after the last element is wanted with its value, too
+    return cuts(view.count + 1, [(histogram, k) for k in ks], gather, everything)
+
+
+def _blocks(view: View, start: int, stop: int) -> Iterator[Block]:
+    for a in range(start, stop, _BLOCK):
+        base, xs = view.read(a, min(a + _BLOCK, stop))
+        wide = None if base is None else base.to(torch.float32)
+        yield a, wide, [x.to(torch.float32) for x in xs]
+
+
+def _bins(values: Tensor) -> Tensor:
+    """Bins of a histogram; without the sign, which NaN may have."""
+    return (values.view(torch.int32) & 0x7FFFFFFF) >> SHIFT

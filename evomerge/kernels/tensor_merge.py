@@ -1,0 +1,219 @@
+"""Carries out a plan on one tensor."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.kernels import select
+from evomerge.kernels.loops import loops_for
+from evomerge.kernels.masks import BITS, limit
+from evomerge.kernels.plans import (
+    All,
+    Band,
+    Blockwise,
+    Chance,
+    Combination,
+    Keep,
+    Pieced,
+    Plan,
+    RankedChance,
+    Thinned,
+)
+from evomerge.kernels.select import EVERYTHING, NOTHING
+from evomerge.kernels.view import View
+
+_ROUNDING = 1e-6
+"""Of a float32 sum of weights, relative to the sum of their magnitudes."""
+
+_BLOCK = 1 << 18
+"""Elements that the function of a `Blockwise` plan gets at a time."""
+
+_MASKS = 256 << 20
+"""Elements of masks that are kept from one pass to the next (an eighth of it in bytes)."""
+
+
+class TensorMerge:
+    """Makes the values of one merged tensor, whole or in runs.
+
+    Statistics of the whole tensor are gathered when it is made; after that every run is
+    independent of the others.
+    """
+
+    def __init__(self, view: View, plan: Plan) -> None:
+        self.view = view
+        self._plan = plan
+        self._masks: dict[tuple[int, int, int], Tensor] = {}
+        if isinstance(plan, Thinned):
+            self._prepare(plan)
+        elif isinstance(plan, Combination):
+            self._coefficients = _coefficients(view, plan)
+
+    def write(self, out: Tensor) -> int:
+        """Fills a contiguous tensor of the view's shape, rounding once to its dtype.
+
+        Returns:
+            How many of the values are NaN or infinite.
+        """
+        flat = out.view(-1)
+        return sum(self.view.over_runs(lambda a, b: self.run(flat[a:b], a)))
+
+    def run(self, out: Tensor, start: int) -> int:
+        """Fills one run, which begins at element `start` of the tensor."""
+        plan = self._plan
+        base, xs = self.view.read(start, start + out.numel())
+        if isinstance(plan, Combination):
+            inputs = xs if base is None else [base, *xs]
+            return loops_for([out, *inputs]).combine(
+                out, inputs, self._coefficients, plan.offset, start, self.view.row_length
+            )
+        if isinstance(plan, Blockwise):
+            return _blockwise(plan, out, base, xs, start)
+        if isinstance(plan, Pieced):
+            return _pieces(plan, out, xs, start)
+        return self._thin(plan, out, base, xs, start)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) in float32, not rounded any further."""
+        device = self.view.sources[0].read(0, 0).device
+        out = torch.empty(stop - start, dtype=torch.float32, device=device)
+        self.run(out, start)
+        return out
+
+    # -- thinned task vectors -----------------------------------------------------------------
+
+    def _prepare(self, plan: Thinned) -> None:
+        """Finds cuts, row tables and rescaling factors."""
+        wanted = []
+        for i, keep in enumerate(plan.keeps):
+            if isinstance(keep, Band):
+                wanted += [(i, keep.skip), (i, keep.skip + keep.keep)]
+        found = iter(self.view.cuts(wanted) if wanted else [])
+        self._bands: dict[int, select.Band] = {}
+        self._tables: dict[int, tuple[Tensor, int]] = {}
+        for i, keep in enumerate(plan.keeps):
+            if isinstance(keep, Band):
+                inner, outer = next(found), next(found)
+                if (inner, outer) != (NOTHING, EVERYTHING):
+                    self._bands[i] = (inner, outer)
+            elif isinstance(keep, RankedChance) and 0 < keep.density < 1 and self.view.count:
+                self._tables[i] = self.view.row_table(i)
+        self._factors = [float(w) * self._rescaling(plan, i) for i, w in enumerate(plan.weights)]
+
+    def _rescaling(self, plan: Thinned, i: int) -> float:
+        keep = plan.keeps[i]
+        if plan.rescale == "none" or isinstance(keep, All) or plan.weights[i] == 0:
+            return 1.0
+        if plan.rescale == "density":
+            share = keep.keep / max(1, self.view.count) if isinstance(keep, Band) else keep.density
+            return 1.0 / max(share, 2.0**-BITS) if share < 1 else 1.0
+        if isinstance(keep, Chance | RankedChance) and not 0 < keep.density < 1:
+            return 1.0
+        sums = self.view.over_runs(lambda a, b: self._sums(keep, i, a, b))
+        before, after = (sum(s[j] for s in sums) for j in (0, 1))
+        return before / after if after > 0 else 1.0
+
+    def _sums(self, keep: Keep, i: int, start: int, stop: int) -> tuple[float, float]:
+        assert self.view.base is not None
+        base, x = self.view.base.read(start, stop), self.view.sources[i].read(start, stop)
+        if isinstance(keep, Band):
+            band = self._bands.get(i, (NOTHING, EVERYTHING))
+            return loops_for([base, x]).band_sums(band, base, x, start)
+        mask, before, after = self._mask(keep, i, base, x, start, True)
+        if self.view.count * len(self.view.sources) <= _MASKS:
+            self._masks[i, start, stop] = mask
+        return before, after
+
+    def _mask(
+        self, keep: Keep, i: int, base: Tensor, x: Tensor, start: int, sums: bool
+    ) -> tuple[Tensor, float, float]:
+        loops = loops_for([base, x])
+        if isinstance(keep, Chance):
+            return loops.chance(self.view.keys[i], limit(keep.density), base, x, start, sums)
+        assert isinstance(keep, RankedChance)
+        table, levels = self._tables[i]
+        # a lone level, and a spread of nothing, leave every element its mean probability
+        epsilon = keep.epsilon if levels > 1 else 0.0
+        if epsilon <= 0:
+            return loops.chance(self.view.keys[i], limit(keep.density), base, x, start, sums)
+        step = 2 * epsilon / (levels - 1)
+        return loops.ranked(
+            self.view.keys[i], keep.density - epsilon, 1 / step, levels, table,
+            self.view.row_length, base, x, start, sums,
+        )  # fmt: skip
+
+    def _thin(
+        self, plan: Thinned, out: Tensor, base: Tensor | None, xs: Sequence[Tensor], start: int
+    ) -> int:
+        assert base is not None
+        stop = start + out.numel()
+        used: list[int] = []
+        keeps: list[Tensor | select.Band | None] = []
+        for i, keep in enumerate(plan.keeps):
+            gone = isinstance(keep, Chance | RankedChance) and keep.density <= 0
+            if plan.weights[i] == 0 or gone:
+                continue
+            used.append(i)
+            if isinstance(keep, Band):
+                keeps.append(self._bands.get(i))
+            elif isinstance(keep, All) or keep.density >= 1:
+                keeps.append(None)
+            else:
+                mask = self._masks.get((i, start, stop))
+                if mask is None:
+                    mask = self._mask(keep, i, base, xs[i], start, False)[0]
+                keeps.append(mask)
+        scale = plan.scale
+        if plan.normalize and not plan.consensus:
+            divisor = sum(plan.weights)
+            scale = scale / (divisor if abs(divisor) > self._least(plan) else 1.0)
+        return loops_for([out, base, *xs]).thin(
+            out, base, [xs[i] for i in used], [self._factors[i] for i in used],
+            [plan.weights[i] for i in used], keeps, scale, plan.normalize, plan.consensus,
+            self._least(plan), start,
+        )  # fmt: skip
+
+    @staticmethod
+    def _least(plan: Thinned) -> float:
+        return max(1e-8, _ROUNDING * sum(abs(w) for w in plan.weights))
+
+
+def _blockwise(
+    plan: Blockwise, out: Tensor, base: Tensor | None, xs: Sequence[Tensor], start: int
+) -> int:
+    """Makes a run in blocks, so that few elements are held in float32 at once."""
+    bad = 0
+    for a in range(0, out.numel(), _BLOCK):
+        part = out[a : a + _BLOCK]
+        wide = None if base is None else base[a : a + _BLOCK].to(torch.float32)
+        sources = [x[a : a + _BLOCK].to(torch.float32) for x in xs]
+        part.copy_(plan.function(start + a, wide, sources))
+        bad += int((~torch.isfinite(part)).sum())
+    return bad
+
+
+def _pieces(plan: Pieced, out: Tensor, xs: Sequence[Tensor], start: int) -> int:
+    """Fills one run piece by piece."""
+    bad, at, stop = 0, start, start + out.numel()
+    piece = bisect_right(plan.stops, start)
+    while at < stop:
+        end = min(stop, plan.stops[piece])
+        here = slice(at - start, end - start)
+        inputs = [x[here] for x in xs]
+        coefficients = torch.tensor(plan.coefficients[piece], dtype=torch.float32)
+        bad += loops_for([out, *inputs]).combine(out[here], inputs, coefficients, 0.0, at, 0)
+        at, piece = end, piece + 1
+    return bad
+
+
+def _coefficients(view: View, plan: Combination) -> Tensor:
+    """float32, one a tensor or one line a row, the base's first."""
+    given = list(plan.sources) if view.base is None else [plan.base, *plan.sources]
+    if all(isinstance(c, float | int) for c in given):
+        return torch.tensor(given, dtype=torch.float32)
+    columns = [np.broadcast_to(np.asarray(c, dtype=np.float64), (view.rows,)) for c in given]
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))

@@ -1,0 +1,49 @@
+"""What a merge is: operator, sources and parameters, as data.
+
+`Recipe.from_yaml` reads mergekit's files as they are. `to_yaml` writes them, with keys of our
+own (nested merges, `scope`, `route`, `pieces`) only where a recipe uses them.
+"""
+
+from evomerge.recipe.data import (
+    DTYPES,
+    READINGS,
+    Case,
+    Module,
+    Pieces,
+    Recipe,
+    Route,
+    Scalar,
+    Scope,
+    Setting,
+    Settings,
+    Slice,
+    Slot,
+    Source,
+    Tokenizer,
+    TokenRule,
+    Value,
+)
+from evomerge.recipe.settings import cases, resolve, values
+
+__all__ = [
+    "DTYPES",
+    "READINGS",
+    "Case",
+    "Module",
+    "Pieces",
+    "Recipe",
+    "Route",
+    "Scalar",
+    "Scope",
+    "Setting",
+    "Settings",
+    "Slice",
+    "Slot",
+    "Source",
+    "TokenRule",
+    "Tokenizer",
+    "Value",
+    "cases",
+    "resolve",
+    "values",
+]
