@@ -136,7 +136,7 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
     for corner in ("low", "high"):
         genome = np.array([getattr(d, corner) for d in space.dimensions])
         with _named("space"):
-            check_recipe(space.decode(genome))
+            check_recipe(space.decode(genome), strict=True)
     return space
 
 
@@ -197,7 +197,7 @@ def control_recipes(config: Config) -> dict[str, Recipe]:
             config["dtype"],
         )
         with _named(f"controls.recipes.{name}"):
-            check_recipe(recipe)
+            check_recipe(recipe, strict=True)
         recipes[name] = recipe
     return recipes
 

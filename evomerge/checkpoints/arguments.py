@@ -69,14 +69,20 @@ def seed_of(scopes: Scopes, name: str, t: float) -> int:
 
 
 def check_settings(
-    where: str, settings: Settings, known: dict[str, Parameter | Choice], method: str
+    where: str,
+    settings: Settings,
+    known: dict[str, Parameter | Choice],
+    others: frozenset[str],
+    method: str,
 ) -> None:
-    """Checks names and values of one group of settings.
+    """Checks names and values of one group of settings; `others` are passed over.
 
     Raises:
         RecipeError: naming the parameter.
     """
     for key, setting in settings.items():
+        if key not in known and key in others:
+            continue
         if key not in known:
             raise RecipeError.of(
                 f"{where}.{key}", "a parameter that the operator does not have",

@@ -10,6 +10,7 @@ import torch
 
 from evomerge import operators
 from evomerge.checkpoints.arguments import Scopes, arguments, seed_of
+from evomerge.checkpoints.checking import idle_parameters
 from evomerge.checkpoints.fit import check_common, check_fit, check_plain, check_shape
 from evomerge.checkpoints.flat import FlatOrder
 from evomerge.checkpoints.model import Model
@@ -157,7 +158,10 @@ class _Assembler:
                 made.add(name)
         parts.sort(key=lambda p: order.get(p.name, -1))
         config = dict(donor.config)
-        notes: tuple[str, ...] = ()
+        notes: tuple[str, ...] = tuple(
+            f"{key} has no effect: {recipe.method} has no such parameter."
+            for key in idle_parameters(recipe)
+        )
         for track in laid:
             changes, more = self._depth(track, donor)
             config |= changes

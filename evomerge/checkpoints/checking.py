@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from evomerge import operators
 from evomerge.checkpoints.arguments import SEED, check_settings
@@ -12,14 +13,21 @@ from evomerge.operators.parameters import Choice, Parameter
 from evomerge.recipe import Recipe, Settings, Source
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe, strict: bool = False) -> None:
     """Checks parameter names, values and ranges, those of nested merges too.
+
+    Args:
+        recipe: to check.
+        strict: refuse parameters of other operators, too; recipes in the wild have many, which
+            mergekit passes over.
 
     Raises:
         RecipeError: naming the parameter.
     """
     for nested in _nested(recipe):
-        check_recipe(nested)
+        check_recipe(nested, strict)
+    if strict:
+        _check_own(recipe)
     if recipe.route is not None or recipe.pieces is not None:
         form = "route" if recipe.route is not None else "pieces"
         for key in recipe.parameters:
@@ -35,6 +43,27 @@ def check_recipe(recipe: Recipe) -> None:
         for i, source in enumerate(sources):
             _check_source(f"{where}[{i}].parameters", source, outer, recipe, operator)
         _check_shared(where, outer, operator)
+
+
+def idle_parameters(recipe: Recipe) -> tuple[str, ...]:
+    """Parameters in a recipe that its operator does not have."""
+    if recipe.route is not None or recipe.pieces is not None:
+        return ()
+    operator = operators.get(recipe.method)
+    groups = [recipe.parameters]
+    for _, sources, outer in _lists(recipe, operator):
+        groups += [*outer, *(s.parameters for s in sources)]
+    names = {key: None for group in groups for key in group}
+    return tuple(k for k in names if k not in operator.parameters and k != "seed")
+
+
+def _check_own(recipe: Recipe) -> None:
+    for key in idle_parameters(recipe):
+        known = operators.get(recipe.method).parameters
+        raise RecipeError.of(
+            f"parameters.{key}", "a parameter that the operator does not have",
+            f"one of {', '.join(sorted(known))} for {recipe.method}", "Correct the name.",
+        )  # fmt: skip
 
 
 def _lists(
@@ -72,7 +101,13 @@ def _nested(recipe: Recipe) -> Iterator[Recipe]:
 
 def _check_group(where: str, settings: Settings, operator: Operator) -> None:
     known: dict[str, Parameter | Choice] = {**operator.parameters, "seed": SEED}
-    check_settings(where, settings, known, operator.name)
+    check_settings(where, settings, known, _others(), operator.name)
+
+
+@cache
+def _others() -> frozenset[str]:
+    """Parameters of any operator."""
+    return frozenset(key for name in operators.names() for key in operators.get(name).parameters)
 
 
 def _check_source(
@@ -89,7 +124,7 @@ def _check_source(
                 f"{where}.{key}", "a parameter of the whole merge", "it below parameters",
                 f"Move it to parameters.{key}.",
             )  # fmt: skip
-    check_settings(where, source.parameters, dict(own), operator.name)
+    check_settings(where, source.parameters, dict(own), _others(), operator.name)
     if source.model == recipe.base and operator.takes_base != "never":
         return
     for key, parameter in own.items():

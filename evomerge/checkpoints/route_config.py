@@ -97,6 +97,11 @@ def routed_config(
     return ({owner: {**raw, **changes}, **outer} if changes else {}), tuple(notes)
 
 
+def layer_lists(model: Model) -> list[str]:
+    """Config keys, given or implied, that hold one value for each block."""
+    return [k for k, v in expanded(model).items() if _per_layer(k, v, model.layout.blocks)]
+
+
 def expanded(model: Model) -> dict[str, Any]:
     """The language model's config with the defaults that its file leaves out.
 

@@ -4,7 +4,7 @@ A scale on what flows between blocks becomes a gain on the tensors that write to
 stream, so that the result needs no model code of its own. With s_t the scale of slot t:
 
 - `block_output`: the output of the MLP before slot t (the embedding, for the first slot) is
-  multiplied by s_t.
+  multiplied by s_t; not that of the attention, even where the two run side by side.
 - `stream`: the stream x is multiplied by s_t as it enters slot t. We keep y = x / P_t with
   P_t = s_0 ... s_t. A norm turns P_t y into what it makes of y, times the sign of P_t, apart
   from its epsilon; so gains of norms that read the stream take the sign, and whatever a block
@@ -24,7 +24,7 @@ from typing import Any
 
 from evomerge.checkpoints.anatomy import BlockAnatomy, ends, gain_is_one_plus, read_block
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.route_config import DEPTH_KEYS, routed_config
+from evomerge.checkpoints.route_config import DEPTH_KEYS, layer_lists, routed_config
 from evomerge.errors import RecipeError, SourceError
 from evomerge.recipe.data import READINGS, Case, Recipe, Route, Slice, Slot, Source
 
@@ -129,7 +129,7 @@ def to_slices(recipe: Recipe, models: Mapping[int, Model], first: Model) -> Reci
 
     Returns:
         None where slices cannot say it: nested merges, a head that has to be untied, gains
-        stored as 1 + w, other changes of the config than its depth, a scope.
+        stored as 1 + w, changes of the config other than its depth, a scope.
     """
     route = recipe.route
     if route is None or recipe.scope is not None or not route.slots:
@@ -140,6 +140,8 @@ def to_slices(recipe: Recipe, models: Mapping[int, Model], first: Model) -> Reci
     if not isinstance(home, str) or any(isinstance(s.model, Recipe) for s in slots):
         return None
     if not set(folded.config) <= set(DEPTH_KEYS) or any(t.offset for t in folded.tensors):
+        return None
+    if folded.config and layer_lists(first):  # mergekit would keep a list of the old length
         return None
     layout = first.layout
     cases: dict[str, list[Case]] = defaultdict(list)

@@ -7,20 +7,13 @@ import torch
 
 from evomerge import operators
 from evomerge.errors import RecipeError, SourceError
-from evomerge.testing.operators import OperatorConformance
-
-TASK_VECTORS = {"density": [0.7, 0.5, 0.4]}
+from evomerge.testing.operators import OperatorConformance, settings
 
 
 class TaskVectors(OperatorConformance):
     """What the operators that thin out task vectors share."""
 
-    sparse = TASK_VECTORS
-
-    def merge(self, base, sources, labels="abcdef", **parameters):
-        if "density" in parameters:
-            parameters["density"] = parameters["density"][: len(sources)]
-        return super().merge(base, sources, labels, **parameters)
+    sparse = settings(density=(0.7, 0.5, 0.4))
 
     def test_density_zero_returns_the_base(self):
         base, sources = self.tensors((4, 5))
@@ -107,7 +100,7 @@ class TestDareTies(TaskVectors):
 
 class TestBreadcrumbs(TaskVectors):
     name = "breadcrumbs"
-    sparse = {**TASK_VECTORS, "gamma": 0.1}
+    sparse = settings(density=(0.7, 0.5, 0.4), gamma=(0.1, 0.2, 0.05))
 
     def test_gamma_zero_keeps_the_largest(self):
         base, [x] = self.tensors((10,), 1)
@@ -124,7 +117,7 @@ class TestBreadcrumbs(TaskVectors):
 
 class TestBreadcrumbsTies(TaskVectors):
     name = "breadcrumbs_ties"
-    sparse = {**TASK_VECTORS, "gamma": 0.1}
+    sparse = settings(density=(0.7, 0.5, 0.4), gamma=(0.1, 0.2, 0.05))
 
 
 class TestDellaLinear(TaskVectors):
@@ -149,8 +142,8 @@ class TestDella(TaskVectors):
 
 class TestSlerp(OperatorConformance):
     name = "slerp"
-    common = {"t": 0.3}
-    whole = {"t": 1.0}
+    common = settings(t=0.3)
+    whole = settings(t=1.0)
 
     def test_its_ends(self):
         base, [x] = self.tensors((9,), 1)
@@ -187,11 +180,11 @@ class TestNuslerpAlone(TestNuslerp):
 
 
 class TestNuslerpByLine(TestNuslerp):
-    common = {"nuslerp_flatten": False}
+    common = settings(nuslerp_flatten=False)
 
 
 class TestNuslerpByColumn(TestNuslerp):
-    common = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
+    common = settings(nuslerp_flatten=False, nuslerp_row_wise=True)
 
 
 class TestMultislerp(OperatorConformance):
@@ -235,12 +228,12 @@ class TestModelStock(OperatorConformance):
 
 
 class TestModelStockByLine(TestModelStock):
-    common = {"filter_wise": True}
+    common = settings(filter_wise=True)
 
 
 class TestSce(OperatorConformance):
     name = "sce"
-    sparse = {"select_topk": 0.4}
+    sparse = settings(select_topk=0.4)
 
     def test_nothing_selected_returns_the_base(self):
         base, sources = self.tensors((4, 5))
@@ -250,8 +243,8 @@ class TestSce(OperatorConformance):
 
 class TestNearswap(OperatorConformance):
     name = "nearswap"
-    common = {"t": 0.3}
-    whole = {"t": 100.0}
+    common = settings(t=0.3)
+    whole = settings(t=100.0)
 
     def test_t_zero_returns_the_base(self):
         base, sources = self.tensors((4, 5), 1)
@@ -275,13 +268,13 @@ class TestArceeFusion(OperatorConformance):
 
 class TestRam(OperatorConformance):
     name = "ram"
-    sparse = {"epsilon": 0.7}
+    sparse = settings(epsilon=0.7)
     exactly = 1e-5
 
 
 class TestRamplusTl(OperatorConformance):
     name = "ramplus_tl"
-    sparse = {"epsilon": 0.7}
+    sparse = settings(epsilon=0.7)
     exactly = 1e-5
 
     def test_alpha_or_r_zero_is_ram(self):
