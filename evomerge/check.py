@@ -12,9 +12,10 @@ from evomerge.checkpoints.fit import check_fit
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.remote import download_size
+from evomerge.checkpoints.writer import existing_folder
 from evomerge.errors import Problem, UserError
 from evomerge.proof import BEST
-from evomerge.resources import check_resources, existing, quiet_base
+from evomerge.resources import check_resources, quiet_base
 from evomerge.setup import Config, control_recipes, make_space, make_task
 from evomerge.space import Dimension
 from evomerge.study import RANDOM_SEARCH
@@ -83,7 +84,7 @@ def _without_remote(config: Config, tell: Tell) -> tuple[list[Problem], Config]:
     if size:
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        free = shutil.disk_usage(existing(Path(HF_HUB_CACHE))).free
+        free = shutil.disk_usage(existing_folder(Path(HF_HUB_CACHE))).free
         if free < size:
             problems.append(
                 Problem(

@@ -29,6 +29,7 @@ usage:
   python -m evomerge check +experiment=NAME [KEY=VALUE ...]
                                      list everything that is wrong with a study, run nothing
   python -m evomerge merge RECIPE.yaml OUT                write the merge of a recipe
+                                     (mergekit's YAML; --dry-run prints the plan and its cost)
   python -m evomerge report RUN [RUN ...]                 write report.html from a run's files
 
 keys that most studies set (all of them: python -m evomerge +experiment=NAME --cfg job):
@@ -144,22 +145,9 @@ def _check(arguments: list[str]) -> int:
 
 
 def _merge(arguments: list[str]) -> int:
-    from evomerge.checkpoints.merger import Merger
-    from evomerge.checkpoints.writer import write_checkpoint
-    from evomerge.recipe import Recipe
+    from evomerge.merging import merge_command
 
-    parser = argparse.ArgumentParser(
-        "python -m evomerge merge", description="Writes the merge of a recipe as a checkpoint."
-    )
-    parser.add_argument("recipe", type=Path, help="mergekit YAML (models and parameters)")
-    parser.add_argument("out", type=Path, help="directory to write; must not exist")
-    options = parser.parse_args(arguments)
-    recipe = Recipe.from_yaml(options.recipe)
-    merger = Merger()
-    text = recipe.to_yaml(merger.identities(recipe))
-    write_checkpoint(recipe, merger, options.out, {"recipe.yaml": text})
-    print(f"{options.out}  {text.splitlines()[0].lstrip('# ')}")
-    return 0
+    return merge_command(arguments)
 
 
 def _report(arguments: list[str]) -> int:

@@ -69,6 +69,18 @@ class Progress:
             self._last_line = time.monotonic()
             self.say(f"{self._label}: {done}/{total or '?'} ({', '.join(parts)})")
 
+    def step(self, done: int, total: int, unit: str) -> None:
+        """Shows a new state of a phase that has no score."""
+        if self.quiet:
+            return
+        elapsed = max(time.monotonic() - self._begin, 1e-9)
+        left = _clock((total - done) * elapsed / done) if done else "?"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=f"{unit}, {left} left")
+        elif done == total or time.monotonic() - self._last_line >= _LINE_EVERY:
+            self._last_line = time.monotonic()
+            self.say(f"{self._label}: {done}/{total} {unit}")
+
     def stop(self) -> None:
         """Ends the phase."""
         if self._bar is not None:

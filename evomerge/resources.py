@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.writer import existing_folder
 from evomerge.engines.auto import check_engine, resolve_engine
 from evomerge.errors import Problem, UserError
 from evomerge.executors.cores import available
@@ -39,13 +40,6 @@ def quiet_base(config: Config, merger: Merger) -> Model | None:
         return merger.checkpoint(config["models"]["base"], "models.base")
     except UserError:
         return None
-
-
-def existing(folder: Path) -> Path:
-    """The nearest folder above that exists."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _engine(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
@@ -120,7 +114,7 @@ def _memory(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
 
 def _disk(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
     run_dir = Path(config["run_dir"])
-    folder = existing(run_dir)
+    folder = existing_folder(run_dir)
     if not folder.is_dir():
         yield Problem("run_dir", f"the file {folder}", "a directory", "Set run_dir=DIR.")
         return

@@ -18,7 +18,7 @@ RANKS = [
     ["space", "report", "checkpoints"],
     ["engines", "estimators", "optimizers", "tasks"],
     ["executors", "testing"],
-    ["setup", "evaluation"],
+    ["setup", "evaluation", "merging"],
     ["resources", "search"],
     ["proof"],
     ["results"],

@@ -70,7 +70,7 @@ class AdapterReport:
 
 def merge_adapters(
     adapters: Sequence[Adapter],
-    weights: Sequence[float],
+    weights: Sequence[float] | Callable[[str], Sequence[float]],
     out: Path,
     *,
     method: str = "linear",
@@ -89,7 +89,8 @@ def merge_adapters(
 
     Args:
         adapters: of one model.
-        weights: one for each adapter; used by the weighted sum only.
+        weights: one for each adapter, or what gives them for a module; used by the weighted
+            sum only.
         out: must not exist; appears only when it is complete.
         method: name of the operator; `linear` or `task_arithmetic` without `dense`.
         dense: gives a module's merged delta (see `deltas`).
@@ -105,14 +106,18 @@ def merge_adapters(
         EvomergeError: if the disk fills or fails, or if the result is not finite in `dtype`;
             nothing is left behind.
     """
-    _check(adapters, weights, out, method, dense, rank)
+    _check(adapters, out, method, dense, rank)
+    if not callable(weights):
+        _check_weights(adapters, weights)
     shapes = module_shapes(adapters)
     largest = max(f.rank for a in adapters for f in a.modules.values())
     tensors: dict[str, Tensor] = {}
     fits: dict[str, Fit] = {}
     for module in shapes:
         if dense is None:
-            b, a, error = _sum(adapters, weights, module, rank)
+            here = weights(module) if callable(weights) else weights
+            _check_weights(adapters, here)
+            b, a, error = _sum(adapters, here, module, rank)
         else:
             b, a, error = low_rank(_delta(dense, module, shapes[module]), rank or largest)
         fits[module] = Fit(a.shape[0], error)
@@ -227,9 +232,15 @@ def _names(adapters: Sequence[Adapter], module: str) -> tuple[str, str]:
     return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
 
 
+def _check_weights(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
+    if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
+        raise RecipeError.of(
+            "weights", str(list(weights)), f"{len(adapters)} finite numbers", "Correct them."
+        )
+
+
 def _check(
     adapters: Sequence[Adapter],
-    weights: Sequence[float],
     out: Path,
     method: str,
     dense: Dense | None,
@@ -242,10 +253,6 @@ def _check(
         )  # fmt: skip
     if not adapters:
         raise RecipeError.of("adapters", "none", "at least one", "Name them.")
-    if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
-        raise RecipeError.of(
-            "weights", str(list(weights)), f"{len(adapters)} finite numbers", "Correct them."
-        )
     if rank is not None and rank < 1:
         raise RecipeError.of("rank", str(rank), "at least 1", "Correct it.")
     if dense is None and method not in LINEAR:

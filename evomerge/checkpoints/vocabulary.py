@@ -124,10 +124,9 @@ def plan_vocabulary(
     Args:
         spec: from the recipe.
         models: all models of the recipe by reference, the base included, in the recipe's
-            order; one that is only `spec.source` as well.
+            order; one that is only `spec.source` or a rule's donor as well.
         base: the base's reference; None for the first of the members.
-        members: models that are merged; None for all but one that is only `spec.source`,
-            which then has to be given.
+        members: models that are merged, a union being of these and the base; None for all.
 
     Raises:
         RecipeError: if the source, a rule's model or its token do not exist, a row is out of
@@ -160,7 +159,8 @@ def plan_vocabulary(
     if spec.source in ("base", "union"):
         tokenizer = _strip(tokenizer, limits[base], start)
     if spec.source == "union":
-        _add_union(tokenizer, models, base, vocabularies, notes)
+        joined = {ref: m for ref, m in models.items() if ref in merged or ref == base}
+        _add_union(tokenizer, joined, base, vocabularies, notes)
     for token in spec.tokens:
         if tokenizer.token_to_id(token) is None:
             tokenizer.add_tokens([token])
@@ -229,13 +229,14 @@ def same_vocabulary(one: Model, other: Model) -> VocabularyDifference:
     return VocabularyDifference(len(differing), len(clashing), example if differing else None)
 
 
-def config_changes(plan: VocabularyPlan) -> dict[str, Any]:
-    """Entries of the template's `config.json` to replace, `text_config` whole if it has one.
+def config_changes(plan: VocabularyPlan, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Entries of a config to replace, `text_config` whole if it has one.
 
     The vocabulary's size, and ids of special tokens that moved. A special token that the output
-    lacks gives way to the one that the model of the tokenizer names.
+    lacks gives way to the one that the model of the tokenizer names. `config` is the template's
+    `config.json` as other changes left it, or None for the file's.
     """
-    config = plan.template.config
+    config = plan.template.config if config is None else config
     parts = {key: config[key] for key in text_parts(config)}
     out: dict[str, Any] = {key: {**part, **_changes(plan, part)} for key, part in parts.items()}
     out.update(_changes(plan, config))
@@ -425,7 +426,7 @@ def _add_union(
     vocabularies: Mapping[str, Mapping[str, int]],
     notes: list[str],
 ) -> None:
-    """Adds the tokens of all models to the base's: ordinary ones first, then added ones."""
+    """Adds the tokens of these models to the base's: ordinary ones first, then added ones."""
     ordinary: dict[str, None] = {}
     added: dict[str, Any] = {}
     for ref in (base, *(r for r in models if r != base)):

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.assembly import Assembly
-from evomerge.checkpoints.merger import Merger
+from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.checkpoints.tensor_file import Entry, write_shards
 from evomerge.checkpoints.vocabulary import (
     choose_chat_template,
@@ -33,6 +33,9 @@ _OTHER = (
 )  # fmt: skip
 SHARD_BYTES = 5 << 30
 
+Report = Callable[[int, int], None]
+"""Is told how many of how many tensors are written."""
+
 
 def write_checkpoint(
     recipe: Recipe,
@@ -40,6 +43,7 @@ def write_checkpoint(
     out: Path,
     extra: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    report: Report | None = None,
 ) -> None:
     """Merges a recipe and writes it to a new directory, tokenizer and config included.
 
@@ -52,6 +56,7 @@ def write_checkpoint(
         out: must not exist; appears only when it is complete.
         extra: further text files, name to content; `README.md` replaces the model card.
         shard_bytes: largest size of one weight file.
+        report: called with the number of tensors written and that of all.
 
     Raises:
         UserError: if `out` exists or the disk has too little room.
@@ -67,7 +72,8 @@ def write_checkpoint(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        write_shards(temporary, entries, merger.stream(assembly), shard_bytes)
+        tensors = _counted(merger.stream(assembly), len(entries), report)
+        write_shards(temporary, entries, tensors, shard_bytes)
         _write_rest(recipe, merger, assembly, temporary)
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
@@ -107,16 +113,30 @@ def check_room(out: Path, needed: int) -> None:
     Raises:
         UserError: with what there is and what is needed.
     """
-    folder = out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing_folder(out.absolute().parent)).free
     if free < needed:
         raise UserError.of(
             str(out), f"{free / 1e9:.2f} GB free on its disk",
             f"{needed / 1e9:.2f} GB for the merged model",
             "Free some space or choose another disk.",
         )  # fmt: skip
+
+
+def existing_folder(folder: Path) -> Path:
+    """The nearest folder above (or itself) that exists."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _counted(tensors: Iterable[Pending], total: int, report: Report | None) -> Iterator[Pending]:
+    for done, pending in enumerate(tensors):
+        if report is not None:
+            report(done, total)
+        yield pending
+    if report is not None:
+        report(total, total)
 
 
 def card(recipe: Recipe, merger: Merger) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import jinja2
@@ -34,16 +35,13 @@ TEMPLATES = {"a": "{{ messages[0] }}", "b": "{{ messages[1] }}\n", "c": "{{ mess
 MERGES = [("a", "b"), ("c", "d"), ("ab", "cd")]
 
 
-def special(text, **flags):
-    return AddedToken(text, special=True, normalized=False, **flags)
+special = functools.partial(AddedToken, special=True, normalized=False)
 
 
 def words(names, added=(), merges=None):
     """A BPE tokenizer if there are merges, else one of whole words."""
-    ids = {name: i for i, name in enumerate(names)}
-    word_level = models.WordLevel(ids, unk_token="<unk>")
-    model = word_level if merges is None else models.BPE(ids, merges, unk_token="<unk>")
-    tokenizer = Fast(model)
+    ids = {n: i for i, n in enumerate(names.split() if isinstance(names, str) else names)}
+    tokenizer = Fast(models.BPE(ids, merges) if merges else models.WordLevel(ids, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_tokens(list(added))
     return tokenizer
@@ -76,19 +74,16 @@ def write(folder, tokenizer, rows, seed=0, width=4, dtype=torch.float32, config=
 def pool(tmp_path_factory):
     """Overlapping vocabularies in different orders; `wide` has rows to spare, `short` too few."""
     root = tmp_path_factory.mktemp("vocabularies")
-    first = ["</s>", "<unk>", "a", "b", "c", "d", "ab", "cd", "abcd"]
-    base = words(first, [special("<pad>")], MERGES)
-    second = ["</s>", "<unk>", "b", "a", "c", "d", "ab", "e", "abe"]
+    base = words("</s> <unk> a b c d ab cd abcd", [special("<pad>")], MERGES)
     added = [special("<pad>"), special("<tool>")]
-    x = words(second, added, [("a", "b"), ("ab", "e")])
+    x = words("</s> <unk> b a c d ab e abe", added, [("a", "b"), ("ab", "e")])
     y = words(["<unk>", "e", "f", "a", "</s>", "c", "g"], [special("<tool>", lstrip=True), "<img>"])
-    y_config = {"eos_token_id": 4, "pad_token_id": 7}
     decoder = {"added_tokens_decoder": {"9": {"content": "<pad>"}}, "chat_template": "{{ 1 }}"}
     ids = {"eos_token_id": [0, 9], "pad_token_id": 9, "bos_token_id": None}
     return {
         "base": write(root / "base", base, 10, 0, config=ids, extra=decoder),
         "x": write(root / "x", x, 16, 1),
-        "y": write(root / "y", y, 9, 2, config=y_config),
+        "y": write(root / "y", y, 9, 2, config={"eos_token_id": 4, "pad_token_id": 7}),
         "bare": write(root / "bare", None, 10, 3),
         "wide": write(root / "wide", base, 14, 4),
         "short": write(root / "short", base, 7, 5),
@@ -165,20 +160,27 @@ def test_rows_come_from_where_a_loop_over_the_tokens_finds_them(pool, source, pa
 
 
 def test_the_base_gives_rows_only_where_it_is_merged(pool):
-    chosen = pick(pool, "base", "x", "y", "half")
-    plan = plan_vocabulary(Tokenizer("base"), chosen, "base", ["x", "y", "half"])
+    chosen = pick(pool, "base", "x", "y")
+    plan = plan_vocabulary(Tokenizer("base"), chosen, "base", ["x", "y"])
     got = plan.remap(stored(chosen))
-    assert set(got) == {"x", "y", "half"}
     assert not whole(got["x"])[plan.tokens["cd"]].any()  # of the members none has it
     assert "No model has token 'abcd' and 1 more: the rows are zero." in plan.notes
+
+
+def test_a_donor_that_is_not_merged_gives_its_row_only(pool):
+    chosen = pick(pool, "base", "x", "y")
+    rules = {"<new>": TokenRule("model_token", "y", token="f")}
+    plan = plan_vocabulary(Tokenizer("union", rules), chosen, "base", ["base", "x"])
+    got = plan.remap(stored(chosen))
+    assert set(got) == {"base", "x"} and "f" not in plan.tokens
+    assert torch.equal(whole(got["x"])[plan.tokens["<new>"]], pool["y"].tensor(EMBED)[2])
 
 
 def test_the_union_has_every_token_once_and_the_base_first(pool):
     chosen = pick(pool, "base", "x", "y")
     plan = plan_vocabulary(Tokenizer("union"), chosen, "base")
-    everything = {t for m in chosen.values() for t in m.vocabulary}
-    assert set(plan.tokens) == everything
-    assert sorted(plan.tokens.values()) == list(range(len(everything)))
+    assert set(plan.tokens) == {t for m in chosen.values() for t in m.vocabulary}
+    assert sorted(plan.tokens.values()) == list(range(len(plan.tokens)))
     assert {t: plan.tokens[t] for t in pool["base"].vocabulary} == pool["base"].vocabulary
     new = [t for t in plan.tokens if t not in pool["base"].vocabulary]
     assert new == ["e", "abe", "f", "g", "<tool>", "<img>"]
@@ -202,14 +204,12 @@ RULES = {
 def test_rules_choose_rows_and_add_tokens(pool, source):
     chosen = pick(pool, "base", "x", "y")
     plan = plan_vocabulary(Tokenizer(source, RULES, 4), chosen, "base")
-    assert set(RULES) <= set(plan.tokens)
     check(plan, chosen, "base", RULES)
-    assert any("<by default>" in note for note in plan.notes)
+    assert set(RULES) <= set(plan.tokens) and any("<by default>" in n for n in plan.notes)
 
 
 def test_a_token_that_a_rule_adds_does_not_take_a_spare_row_of_the_base(pool):
-    chosen = pick(pool, "wide", "y")
-    rules = {"<new>": TokenRule("model_token", "y", token="f")}
+    chosen, rules = pick(pool, "wide", "y"), {"<new>": TokenRule("model_token", "y", token="f")}
     plan = plan_vocabulary(Tokenizer("base", rules), chosen, "wide")
     check(plan, chosen, "wide", rules)
     assert plan.rows == 11
@@ -222,8 +222,8 @@ def test_tokens_without_a_row_are_absent(pool, source):
     check(plan, chosen, "short")
     assert ("cd" in plan.tokens) == (source == "short")
     assert any("short has no row for token '<pad>' and 2 more" in note for note in plan.notes)
-    text = plan.tokenizer.encode("abcd").tokens
-    assert text == (["abcd"] if source == "short" else ["ab", "c", "d"])
+    left = ["abcd"] if source == "short" else ["ab", "c", "d"]
+    assert plan.tokenizer.encode("abcd").tokens == left
 
 
 def test_a_model_without_tokenizer_has_the_vocabulary_of_the_base(pool):
@@ -235,14 +235,13 @@ def test_a_model_without_tokenizer_has_the_vocabulary_of_the_base(pool):
 
 
 def test_a_gap_in_the_ids_is_filled_like_padding(tmp_path):
-    gap = Fast(models.WordLevel({"<unk>": 0, "a": 1, "b": 4}, unk_token="<unk>"))
+    gap = Fast(models.WordLevel({"<unk>": 0, "a": 1, "b": 4}, "<unk>"))
     chosen = {"g": write(tmp_path / "g", gap, 6, 1), "h": write(tmp_path / "h", gap, 6, 2)}
     plan = plan_vocabulary(Tokenizer("base"), chosen, "g")
     assert plan.rows == 5
     check(plan, chosen, "g")
-    rules = {t: TokenRule() for t in ("n", "m")}
     with pytest.raises(SourceError, match="without gaps"):
-        plan_vocabulary(Tokenizer("base", rules), chosen, "g")
+        plan_vocabulary(Tokenizer("base", {t: TokenRule() for t in "nm"}), chosen, "g")
 
 
 @pytest.mark.parametrize("as_is", [True, False])
@@ -252,13 +251,10 @@ def test_any_range_can_be_read(pool, as_is, data):
     chosen = pick(pool, "base", "x", "half")
     rules = {"<tool>": TokenRule("model", "half", force=True)}
     plan = plan_vocabulary(Tokenizer("union", rules, 16), chosen, "base")
-    weights = stored(chosen)
-    if not as_is:
-        weights = {ref: Pieces(weight) for ref, weight in weights.items()}
+    weights = {ref: w if as_is else Pieces(w) for ref, w in stored(chosen).items()}
     for weight in plan.remap(weights).values():
         size = weight.shape[0] * weight.shape[1]
-        start = data.draw(st.integers(0, size))
-        stop = data.draw(st.integers(start, size))
+        start, stop = sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2)))
         got = weight.read(start, stop)
         assert got.dim() == 1 and got.is_contiguous() and got.dtype == weight.dtype
         assert torch.equal(got, whole(weight).reshape(-1)[start:stop])
@@ -280,8 +276,8 @@ def test_no_more_is_read_than_the_rows_asked_for(pool):
     plan = plan_vocabulary(Tokenizer("union"), chosen, "base")
     weights = {ref: Pieces(weight) for ref, weight in stored(chosen).items()}
     got = plan.remap(weights)
-    for ref in chosen:
-        got[ref].read(9, 18)  # of rows 2, 3 and 4
+    for weight in got.values():
+        weight.read(9, 18)  # of rows 2, 3 and 4
     assert max(w.most for w in weights.values()) <= 12
     assert torch.equal(whole(got["x"]), whole(plan.remap(stored(chosen))["x"]))
 
@@ -294,9 +290,8 @@ def test_the_same_vocabulary_costs_nothing(pool):
     assert got["base"] is weights["base"] and got["bare"] is weights["bare"]
     wide = stored(pick(pool, "wide", "x"))
     plan = plan_vocabulary(Tokenizer("base"), pick(pool, "wide", "x"), "wide")
-    remapped = plan.remap(wide)["wide"]
+    remapped, tensor = plan.remap(wide)["wide"], wide["wide"].tensor
     assert remapped.shape == (10, 4)
-    tensor = wide["wide"].tensor
     assert remapped.read(4, 20).data_ptr() == tensor.data_ptr() + 16  # a view, not a copy
 
 
@@ -306,8 +301,9 @@ def test_dtypes_are_kept_where_nothing_is_averaged(pool):
     assert got["half"].dtype == torch.bfloat16
     padded = plan_vocabulary(Tokenizer("base", {}, 16), chosen, "y").remap(stored(chosen))
     assert padded["half"].dtype == torch.float32
-    more = plan_vocabulary(Tokenizer("union"), pick(pool, "x", "half"), "x")
-    assert more.remap(stored(pick(pool, "x", "half")))["half"].dtype == torch.float32  # x's rows
+    both = pick(pool, "x", "half")
+    more = plan_vocabulary(Tokenizer("union"), both, "x").remap(stored(both))
+    assert more["half"].dtype == torch.float32  # some rows are of x
 
 
 def test_a_head_with_fewer_rows_than_the_embedding_lacks_the_rest(pool):
@@ -323,9 +319,8 @@ def test_a_head_with_fewer_rows_than_the_embedding_lacks_the_rest(pool):
 def test_rows_are_cut_or_refused():
     tensor = torch.arange(12.0).reshape(6, 2)
     for weight in (Stored(tensor), Pieces(Stored(tensor))):
-        assert fit_rows(weight, 6) is weight
         cut = fit_rows(weight, 4)
-        assert cut.shape == (4, 2) and cut.dtype == tensor.dtype
+        assert fit_rows(weight, 6) is weight and cut.shape == (4, 2)
         assert torch.equal(whole(cut), tensor[:4])
         assert torch.equal(take_rows(cut, torch.tensor([3, 0, 1])), tensor[[3, 0, 1]])
         with pytest.raises(SourceError, match=r"lm_head\.weight with 6 rows; expected at least 7"):
@@ -360,8 +355,8 @@ def test_sources_that_cannot_be_used_are_named(pool, tmp_path):
     wider = write(tmp_path / "wider", words(["<unk>", "a"]), 2, width=6)
     with pytest.raises(SourceError, match=r"rows of \[6\] in wider; expected rows of \[4\]"):
         plan_vocabulary(Tokenizer("base"), {"base": pool["base"], "wider": wider}, "base")
-    chosen = pick(pool, "base", "x")
-    plan = plan_vocabulary(Tokenizer("base", {"a": TokenRule("model", "x")}), chosen, "base")
+    rules = {"a": TokenRule("model", "x")}
+    plan = plan_vocabulary(Tokenizer("base", rules), pick(pool, "base", "x"), "base")
     with pytest.raises(SourceError, match="x as donor, which lacks the tensor"):
         plan.remap(stored(pick(pool, "base")))
 
@@ -382,11 +377,9 @@ def test_the_written_tokenizer_is_that_of_the_plan(pool, source, tmp_path):
 
 
 def test_an_unchanged_tokenizer_is_copied(pool, tmp_path):
-    plan = plan_vocabulary(Tokenizer("base"), pick(pool, "base", "x"), "base")
-    write_tokenizer(plan, tmp_path)
-    written = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    assert set(written) == {"tokenizer.json", "tokenizer_config.json"}
-    assert written == {name: (pool["base"].path / name).read_bytes() for name in written}
+    write_tokenizer(plan_vocabulary(Tokenizer("base"), pool, "base"), tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (pool["base"].path / name).read_bytes()
 
 
 def test_special_ids_follow_their_tokens(pool):
@@ -397,8 +390,8 @@ def test_special_ids_follow_their_tokens(pool):
     plan = plan_vocabulary(Tokenizer("y"), chosen, "base")
     # </s> is 0 in the base and 4 in y, which has no <pad>: y's own pad_token_id
     assert config_changes(plan) == {"vocab_size": 9, "eos_token_id": [4], "pad_token_id": 7}
-    assert moved_ids(plan, {"eos_token_id": 0, "suppress": 0}) == {"eos_token_id": 4}
-    assert moved_ids(plan, {"bos_token_id": 9}) == {"bos_token_id": None}
+    given_ids = {"eos_token_id": 0, "suppress": 0, "bos_token_id": 9}
+    assert moved_ids(plan, given_ids) == {"eos_token_id": 4, "bos_token_id": None}
 
 
 def test_the_config_of_a_language_model_inside_another_is_changed_too(tmp_path):
@@ -406,8 +399,10 @@ def test_the_config_of_a_language_model_inside_another_is_changed_too(tmp_path):
     one = write(tmp_path / "1", words(["<unk>", "</s>", "a"]), 3, config={"vocab_size": 3, **text})
     two = write(tmp_path / "2", words(["<unk>", "a", "b", "</s>"]), 4)
     plan = plan_vocabulary(Tokenizer("two"), {"one": one, "two": two}, "one")
-    changed = {"text_config": {"vocab_size": 4, "eos_token_id": 3, "hidden_size": 4}}
-    assert config_changes(plan) == {"vocab_size": 4, **changed}
+    for width in (4, 6):  # of a config that something else has changed as well
+        text["text_config"]["hidden_size"] = width
+        changed = {"vocab_size": 4, "eos_token_id": 3, "hidden_size": width}
+        assert config_changes(plan, text) == {"text_config": changed}
 
 
 class Shapes:
@@ -465,37 +460,33 @@ def test_tensors_of_the_vocabulary_are_told_from_the_rest(shapes, config, expect
 
 
 def test_vocabularies_are_compared(pool):
-    assert same_vocabulary(pool["base"], pool["wide"]).differing == 0
-    assert same_vocabulary(pool["base"], pool["bare"]).differing == 0
+    for other in ("wide", "bare"):
+        assert same_vocabulary(pool["base"], pool[other]).differing == 0
     found = same_vocabulary(pool["base"], pool["x"])
-    a, b = pool["base"].vocabulary, pool["x"].vocabulary
-    assert found.differing == len({t for t, _ in a.items() ^ b.items()})
-    # ids 2 and 3 swapped, 7 and 8 other words
+    # ids 2 and 3 swapped, 7 and 8 other words, one token more
+    assert found.differing == 2 + 4 + 1
     assert found.clashing == 4 and "id 2 is 'a'" in found.example and "'b'" in found.example
 
 
-def test_a_token_more_clashes_with_nothing(tmp_path):
-    one = write(tmp_path / "1", words(["<unk>", "a"]), 2)
-    two = write(tmp_path / "2", words(["<unk>", "a", "b"]), 3)
-    found = same_vocabulary(one, two)
-    assert (found.differing, found.clashing) == (1, 0)
-    assert "'b' has no id" in found.example and "id 2" in found.example
+def test_a_token_more_clashes_with_nothing(pool, tmp_path):
+    more = write(tmp_path / "more", words([*pool["y"].vocabulary, "new"]), 10)
+    fewer = write(tmp_path / "fewer", words(list(pool["y"].vocabulary)), 9)
+    found = same_vocabulary(fewer, more)
+    assert (found.differing, found.clashing) == (1, 0) and "'new' has no id" in found.example
 
 
 def test_chat_templates(tmp_path):
     folders = {}
     for name, template in TEMPLATES.items():
-        extra = {"chat_template": template}
-        if name == "c":
-            extra = {"chat_template": [{"name": "default", "template": template}]}
-        folders[name] = write(tmp_path / name, words(["<unk>"]), 1, extra=extra)
+        named = [{"name": "default", "template": template}] if name == "c" else template
+        written = {"chat_template": named}
+        folders[name] = write(tmp_path / name, words("<unk>"), 1, extra=written)
     assert choose_chat_template(None, folders) is None
     assert choose_chat_template("auto", folders) == "{{ messages[1] }}"
     (folders["b"].path / "chat_template.jinja").write_text(TEMPLATES["a"])
     assert choose_chat_template("auto", folders) == "{{ messages[0] }}"
     assert choose_chat_template("{{ messages }}", folders) == "{{ messages }}"
-    bare = {"d": write(tmp_path / "d", None, 1)}
-    assert choose_chat_template("auto", bare) is None
+    assert choose_chat_template("auto", {"d": write(tmp_path / "d", None, 1)}) is None
     with pytest.raises(RecipeError, match="chat_template: found 'llama3'"):
         choose_chat_template("llama3", folders)
 
@@ -503,7 +494,6 @@ def test_chat_templates(tmp_path):
 def test_chatml_is_what_it_is_known_to_be():
     template = jinja2.Template(choose_chat_template("chatml", {}))
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
-    expected = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n"
-    assert template.render(messages=talk) == expected
-    got = template.render(messages=talk[:1], add_generation_prompt=True)
-    assert got == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert template.render(messages=talk) == asked + "Yes<|im_end|>\n"
+    assert template.render(messages=talk[:1], add_generation_prompt=True) == asked
