@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.operators import Operator
 from evomerge.operators.parameters import Choice, Parameter
-from evomerge.recipe import Scalar, Settings, resolve, values
+from evomerge.recipe import Scalar, Settings, cases, resolve, values
 
 SEED = Parameter(0.0, 2.0**63)
 """Of the random masks; a recipe of any operator may have one."""
@@ -54,8 +55,9 @@ def arguments(
             continue
         value = _lookup(scopes.shared, key, name, t)
         if value is not None:
-            check_value(key, value, parameter)
-            out[_python_name(key)] = value
+            check_value(f"parameters.{key}", value, parameter)
+            whole = isinstance(parameter, Parameter) and parameter.whole
+            out[_python_name(key)] = int(value) if whole else value
         elif key not in operator.defaults:
             raise RecipeError.of(
                 f"parameters.{key}", f"no value for tensor {name}", _expected(parameter), "Add it."
@@ -86,12 +88,49 @@ def check_settings(
         if key not in known:
             raise RecipeError.of(
                 f"{where}.{key}", "a parameter that the operator does not have",
-                f"one of {', '.join(sorted(known))} for {method}", "Correct the name.",
+                f"one of {', '.join(sorted(known))} for {method}", likely(key, known),
             )  # fmt: skip
         for value in values(setting):
             check_value(f"{where}.{key}", value, known[key])
             if known[key] is SEED and not isinstance(value, int):
                 raise RecipeError.of(f"{where}.{key}", repr(value), "an integer", "Correct it.")
+
+
+def likely(word: str, known: Iterable[str]) -> str:
+    """What to do about a name that does not exist."""
+    close = get_close_matches(word, sorted(known), n=1)
+    return f"Did you mean {close[0]}?" if close else "Correct the name."
+
+
+def check_filters(groups: Iterable[tuple[str, Settings]], names: Iterable[str]) -> None:
+    """Checks that every filter is a part of some tensor's name; a typo would go unnoticed.
+
+    Args:
+        groups: settings with their fields.
+        names: of the tensors of the output and of the models.
+
+    Raises:
+        RecipeError: naming the filter, with names that are like it.
+    """
+    text = "\n".join(dict.fromkeys(names))
+    for where, settings in groups:
+        for key, setting in settings.items():
+            for case in cases(setting):
+                if case.filter in (None, "*") or str(case.filter) in text:
+                    continue
+                raise RecipeError.of(
+                    f"{where}.{key}", f"the filter {case.filter!r}, which no tensor's name has",
+                    f"a part of a tensor's name, such as {_examples(str(case.filter), text)}",
+                    "Correct the filter, or remove its line.",
+                )  # fmt: skip
+
+
+def _examples(pattern: str, text: str) -> str:
+    """The parts of names that are most like a filter, and a few of the names."""
+    lines = text.splitlines()
+    pieces = dict.fromkeys(part for line in lines for part in line.split(".") if not part.isdigit())
+    close = get_close_matches(pattern, pieces, n=2, cutoff=0.5)
+    return ", ".join([*close, *lines[:: max(1, len(lines) // 3)][:3]])
 
 
 def check_value(where: str, value: Scalar, parameter: Parameter | Choice) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from evomerge import operators
-from evomerge.checkpoints.arguments import SEED, check_settings
+from evomerge.checkpoints.arguments import SEED, check_settings, likely
 from evomerge.errors import RecipeError
 from evomerge.operators import Operator
 from evomerge.operators.parameters import Choice, Parameter
@@ -36,12 +36,22 @@ def check_recipe(recipe: Recipe, strict: bool = False) -> None:
                     f"parameters.{key}", f"a parameter beside {form}", "none, as it has no effect",
                     "Remove it.",
                 )  # fmt: skip
+        for key in ("tokenizer", "scope"):
+            if getattr(recipe, key) is not None:
+                raise RecipeError.of(
+                    key, f"a {key} beside {form}", "none, as it has no effect",
+                    "Remove it, or make this merge a source of another that has it.",
+                )  # fmt: skip
         return
+    if recipe.scope is not None:
+        _check_scope(recipe)
     operator = operators.get(recipe.method)
-    _check_group("parameters", recipe.parameters, operator)
-    for where, sources, outer in _lists(recipe, operator):
+    for where, settings in _shared_groups(recipe):
+        _check_group(where, settings, operator)
+    for where, sources, outer, base in _lists(recipe):
         for i, source in enumerate(sources):
-            _check_source(f"{where}[{i}].parameters", source, outer, recipe, operator)
+            is_base = source.model == base and operator.takes_base != "never"
+            _check_source(f"{where}[{i}].parameters", source, outer, is_base, operator)
         _check_shared(where, outer, operator)
 
 
@@ -50,10 +60,7 @@ def idle_parameters(recipe: Recipe) -> tuple[str, ...]:
     if recipe.route is not None or recipe.pieces is not None:
         return ()
     operator = operators.get(recipe.method)
-    groups = [recipe.parameters]
-    for _, sources, outer in _lists(recipe, operator):
-        groups += [*outer, *(s.parameters for s in sources)]
-    names = {key: None for group in groups for key in group}
+    names = {key: None for _, group in groups(recipe) for key in group}
     return tuple(k for k in names if k not in operator.parameters and k != "seed")
 
 
@@ -62,36 +69,65 @@ def _check_own(recipe: Recipe) -> None:
         known = operators.get(recipe.method).parameters
         raise RecipeError.of(
             f"parameters.{key}", "a parameter that the operator does not have",
-            f"one of {', '.join(sorted(known))} for {recipe.method}", "Correct the name.",
+            f"one of {', '.join(sorted(known))} for {recipe.method}", likely(key, known),
         )  # fmt: skip
 
 
-def _lists(
-    recipe: Recipe, operator: Operator
-) -> Iterator[tuple[str, tuple[Source, ...], tuple[Settings, ...]]]:
-    """Every list of sources with its field and the settings around it, which are checked."""
-    if recipe.sources:
-        yield "models", recipe.sources, (recipe.parameters,)
+def groups(recipe: Recipe) -> Iterator[tuple[str, Settings]]:
+    """All settings of a recipe of models, slices or modules, each with its field."""
+    yield from _shared_groups(recipe)
+    for where, sources, _, _ in _lists(recipe):
+        for i, source in enumerate(sources):
+            yield f"{where}[{i}].parameters", source.parameters
+
+
+def _shared_groups(recipe: Recipe) -> Iterator[tuple[str, Settings]]:
+    """Settings that are no single source's."""
+    yield "parameters", recipe.parameters
     for i, piece in enumerate(recipe.slices):
-        _check_group(f"slices[{i}].parameters", piece.parameters, operator)
-        yield f"slices[{i}].sources", piece.sources, (piece.parameters, recipe.parameters)
+        yield f"slices[{i}].parameters", piece.parameters
     for name, module in recipe.modules.items():
-        at = f"modules.{name}"
-        _check_group(f"{at}.parameters", module.parameters, operator)
-        around = (module.parameters, recipe.parameters)
-        if module.sources:
-            yield f"{at}.models", module.sources, around
+        yield f"modules.{name}.parameters", module.parameters
         for i, piece in enumerate(module.slices):
-            _check_group(f"{at}.slices[{i}].parameters", piece.parameters, operator)
-            yield f"{at}.slices[{i}].sources", piece.sources, (piece.parameters, *around)
+            yield f"modules.{name}.slices[{i}].parameters", piece.parameters
+
+
+_List = tuple[str, tuple[Source, ...], tuple[Settings, ...], str | Recipe | None]
+
+
+def _lists(recipe: Recipe) -> Iterator[_List]:
+    """Every list of sources with its field, the settings around it and its base."""
+    base = recipe.base
+    if recipe.sources:
+        yield "models", recipe.sources, (recipe.parameters,), base
+    for i, piece in enumerate(recipe.slices):
+        around = (piece.parameters, recipe.parameters)
+        yield f"slices[{i}].sources", piece.sources, around, piece.base or base
+    for name, module in recipe.modules.items():
+        at, around = f"modules.{name}", (module.parameters, recipe.parameters)
+        if module.sources:
+            yield f"{at}.models", module.sources, around, base
+        for i, piece in enumerate(module.slices):
+            inside = (piece.parameters, *around)
+            yield f"{at}.slices[{i}].sources", piece.sources, inside, piece.base or base
+
+
+def _check_scope(recipe: Recipe) -> None:
+    for key, word in (("modules", "modules"), ("tokenizer", "a tokenizer")):
+        if getattr(recipe, key):
+            raise RecipeError.of(
+                key, f"{word} beside scope", "one of them",
+                "Merge the language models first, and make that merge a source.",
+            )  # fmt: skip
 
 
 def _nested(recipe: Recipe) -> Iterator[Recipe]:
     lists = [recipe.sources, *(s.sources for s in recipe.slices)]
+    bases = [recipe.base, *(s.base for s in recipe.slices)]
     for module in recipe.modules.values():
         lists += [module.sources, *(s.sources for s in module.slices)]
-    references = [recipe.base, *(s.model for sources in lists for s in sources)]
-    references += [s.base for s in recipe.slices]
+        bases += [s.base for s in module.slices]
+    references = [*bases, *(s.model for sources in lists for s in sources)]
     if recipe.route is not None:
         references += [slot.model for slot in recipe.route.slots]
     for reference in references:
@@ -111,7 +147,7 @@ def _others() -> frozenset[str]:
 
 
 def _check_source(
-    where: str, source: Source, outer: Sequence[Settings], recipe: Recipe, operator: Operator
+    where: str, source: Source, outer: Sequence[Settings], is_base: bool, operator: Operator
 ) -> None:
     own = {
         key: p
@@ -125,7 +161,7 @@ def _check_source(
                 f"Move it to parameters.{key}.",
             )  # fmt: skip
     check_settings(where, source.parameters, dict(own), _others(), operator.name)
-    if source.model == recipe.base and operator.takes_base != "never":
+    if is_base:
         return
     for key, parameter in own.items():
         given = key in source.parameters or any(key in settings for settings in outer)

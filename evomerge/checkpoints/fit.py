@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.region import EMBEDDING, is_derived, is_head
+from evomerge.checkpoints.region import is_derived, is_head, may_be_tied, whole
 from evomerge.checkpoints.remapped import vocabulary_tensors
 from evomerge.errors import SourceError
 
@@ -99,7 +99,9 @@ def check_common(name: str, template: Model, source: Model, source_name: str) ->
 
 def _absent(name: str, source: Model) -> bool:
     """Whether a source may lack a tensor: it is computed, or tied to the embedding."""
-    return is_derived(name) or (is_head(name) and bool(_embeddings(source)))
+    if is_derived(name):
+        return True
+    return is_head(name) and may_be_tied(source) and bool(whole(source).tokens)
 
 
 def _spare(name: str, source: Model) -> bool:
@@ -111,9 +113,5 @@ def _spare(name: str, source: Model) -> bool:
     head = source.tensor(name)
     return any(
         source.shapes[e] == source.shapes[name] and torch.equal(source.tensor(e), head)
-        for e in _embeddings(source)
+        for e in whole(source).tokens
     )
-
-
-def _embeddings(model: Model) -> list[str]:
-    return [n for n in model.layout.embeddings if model.layout.group_of(n) == EMBEDDING]

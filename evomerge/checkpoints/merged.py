@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.checkpoints.assembly import Assembly, Part
 from evomerge.checkpoints.layout import Layout, layout_of
+from evomerge.checkpoints.parts import Assembly, Part
 from evomerge.kernels.tensor_merge import TensorMerge
 from evomerge.kernels.view import View
 from evomerge.kernels.weight import Stored, Weight, whole
 
-_KEPT = 8
+_KEPT = 4
 """Tensors whose statistics are kept for the next read."""
 
 DTYPE_NAMES = {
@@ -37,6 +37,7 @@ class MergedModel:
         path: directory of the donor's config and tokenizer.
         config: of the merge.
         shapes: tensor names to shapes.
+        assembly: its plan.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class MergedModel:
         self.path = assembly.donor.path
         self.config = assembly.config
         self.shapes = {p.name: p.shape for p in assembly.parts}
-        self._assembly = assembly
+        self.assembly = assembly
         self._parts = {p.name: p for p in assembly.parts}
         self._view = view
         self._identity = identity
@@ -83,9 +84,9 @@ class MergedModel:
 
     def tokenizer(self) -> Any:
         """The output's tokenizer, or None if the donor has none."""
-        if self._assembly.vocabulary is not None:
-            return self._assembly.vocabulary.tokenizer
-        return self._assembly.donor.tokenizer()
+        if self.assembly.vocabulary is not None:
+            return self.assembly.vocabulary.tokenizer
+        return self.assembly.donor.tokenizer()
 
     def weight(self, name: str) -> Weight:
         """One tensor, computed as it is read, in float32."""
@@ -121,9 +122,10 @@ class MergedModel:
         with self._lock:  # several threads may read runs of one tensor
             if name not in self._merges:
                 part = self._parts[name]
-                self._merges[name] = merge_of(part, self._view(part, self._assembly))
+                self._merges[name] = merge_of(part, self._view(part, self.assembly))
                 if len(self._merges) > _KEPT:
                     self._merges.popitem(last=False)
+            self._merges.move_to_end(name)
             return self._merges[name]
 
 

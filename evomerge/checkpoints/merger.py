@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,17 +11,21 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.adapted import open_model
-from evomerge.checkpoints.assembly import Assembly, Input, Part, assemble, key_of
+from evomerge.checkpoints.assembly import assemble
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.merged import MergedModel, merge_of
 from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.parts import Assembly, Input, Part, key_of
 from evomerge.checkpoints.remapped import fit_rows
 from evomerge.checkpoints.statistics import Statistics
 from evomerge.kernels.tensor_merge import TensorMerge
 from evomerge.kernels.view import View
 from evomerge.kernels.weight import Weight
 from evomerge.recipe import Recipe
+
+_NESTED = 16
+"""Merges within merges that are kept for the next recipe; every candidate may have its own."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,28 @@ class Pending:
         name: in the merged model.
         shape: of it.
         dtype: that it is rounded to.
+        inputs: what it is made of, the base first.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     _merge: TensorMerge | Tensor
+    inputs: tuple[Input, ...] = ()
 
     def write(self, out: Tensor) -> int:
-        """Fills a contiguous tensor of this shape and dtype.
+        """Fills a contiguous tensor of this shape and dtype, a parameter of a model, say.
 
         Returns:
             How many of the values are NaN or infinite.
+
+        Raises:
+            ValueError: if the shape is another.
         """
-        if isinstance(self._merge, Tensor):
+        if tuple(out.shape) != self.shape:
+            raise ValueError(f"{self.name}: a tensor of {list(out.shape)} for {list(self.shape)}")
+        out = out.detach()
+        if isinstance(self._merge, Tensor):  # integers
             out.copy_(self._merge)
             return 0
         return self._merge.write(out)
@@ -73,6 +86,7 @@ class Merger:
             allow_pickled: whether `.bin` sources may be read.
         """
         self._open: dict[str, Model] = {}
+        self._nested: OrderedDict[str, MergedModel] = OrderedDict()
         self._checkpoints: dict[str, Checkpoint] = {}
         self._allow_pickled = allow_pickled
         self._threads = threads
@@ -90,11 +104,14 @@ class Merger:
         if isinstance(reference, str):
             return self.checkpoint(reference, field)
         key = key_of(reference)
-        if key not in self._open:
+        if key not in self._nested:
             identity = reference.digest(self.identities(reference))
             assembly = assemble(reference, self.model)
-            self._open[key] = MergedModel(key, field, identity, assembly, self._lone_view)
-        return self._open[key]
+            self._nested[key] = MergedModel(key, field, identity, assembly, self._lone_view)
+            if len(self._nested) > _NESTED:
+                self._nested.popitem(last=False)
+        self._nested.move_to_end(key)
+        return self._nested[key]
 
     def identities(self, recipe: Recipe) -> dict[str, str]:
         """Content fingerprint of every model of a recipe, for its digest."""
@@ -135,12 +152,14 @@ class Merger:
     def _stream(self, assembly: Assembly) -> Iterator[Pending]:
         try:
             for part in assembly.parts:
+                inputs = _inputs(part)
+                merge: TensorMerge | Tensor
                 if part.plan is None and part.operator is None:
-                    one = part.sources[0]
-                    yield Pending(part.name, part.shape, part.dtype, one.model.tensor(one.name))
-                    continue
-                view = self._view(part, assembly)
-                yield Pending(part.name, part.shape, part.dtype, merge_of(part, view))
+                    merge = inputs[0].model.tensor(inputs[0].name)
+                else:
+                    merge = merge_of(part, self._view(part, assembly))
+                yield Pending(part.name, part.shape, part.dtype, merge, inputs)
+                del merge  # or the last tensor's masks would live on beside the next one's
         finally:
             self._statistics.flush()
 
@@ -150,12 +169,13 @@ class Merger:
 
     def _view(self, part: Part, assembly: Assembly, shared: bool = True) -> View:
         """What an operator sees of one tensor."""
-        inputs = [part.base, *part.sources] if part.base is not None else list(part.sources)
+        inputs = _inputs(part)
         weights = _weights(part, assembly, inputs)
         # rows of another vocabulary, and merges that come and go, are not worth remembering
         remapped = part.indexed and assembly.vocabulary is not None
         plain = not remapped and not any(isinstance(i.model, MergedModel) for i in inputs)
-        names = [f"{one.model.fingerprint}:{one.name}" for one in inputs] if plain else []
+        named = zip(inputs, weights, strict=True)
+        names = [_remembered(one, weight) for one, weight in named] if plain else []
         return View(
             weights[0] if part.base is not None else None,
             weights[1:] if part.base is not None else weights,
@@ -170,6 +190,17 @@ class Merger:
         if threads > 1 and self._pool is None:
             self._pool = ThreadPoolExecutor(threads)
         return self._pool
+
+
+def _inputs(part: Part) -> tuple[Input, ...]:
+    """The base, if there is one, and the sources."""
+    return part.sources if part.base is None else (part.base, *part.sources)
+
+
+def _remembered(one: Input, weight: Weight) -> str:
+    """What the statistics of a weight are remembered by; rows that are cut off do not count."""
+    cut = "" if weight.shape == one.model.shapes[one.name] else f"[:{weight.shape[0]}]"
+    return f"{one.model.fingerprint}:{one.name}{cut}"
 
 
 def _weights(part: Part, assembly: Assembly, inputs: Sequence[Input]) -> list[Weight]:

@@ -9,11 +9,13 @@ from functools import cached_property
 
 from evomerge.checkpoints.layout import EMBEDDING, HEAD, Layout, layout_of
 from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.remapped import text_parts, vocabulary_tensors
 
 _DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
 """Buffers that old checkpoints hold and that models compute for themselves."""
 
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
+_NUMBERED = re.compile(r"\.\d+\.")
 
 
 def is_derived(name: str) -> bool:
@@ -23,7 +25,13 @@ def is_derived(name: str) -> bool:
 
 def is_head(name: str) -> bool:
     """Whether a tensor is the matrix of an output embedding, which may be tied."""
-    return bool(_HEAD.search(name))
+    return bool(_HEAD.search(name)) and not _NUMBERED.search(name)
+
+
+def may_be_tied(model: Model) -> bool:
+    """Whether a model without a head is one whose head is its embedding."""
+    parts = [model.config, *(model.config[key] for key in text_parts(model.config))]
+    return all(part.get("tie_word_embeddings") is not False for part in parts)
 
 
 @dataclass(frozen=True)
@@ -69,23 +77,43 @@ class Region:
         suffix = name.removeprefix(f"{self.layout.prefix}.{block}.")
         return f"{to.layout.prefix}.{at}.{suffix}"
 
-    def counterpart(self, name: str, to: Region) -> str | None:
-        """A tensor outside the blocks in another region: under its own name, without this
-        region's prefix, or, for a tied head, the embedding; None if there is none."""
+    def named(self, name: str, to: Region) -> str | None:
+        """What a tensor outside the blocks is called in another region, None if it is not there.
+
+        Under its own name; with what stands before this region's blocks exchanged for what
+        stands before the other's (`language_model.model.layers` and `model.layers`); or below
+        the other's prefix in place of this one's.
+        """
         bare = name.removeprefix(self.prefix)
-        for candidate in (
-            name,
-            to.prefix + bare,
-            bare,
-            f"model.{bare}",
-            bare.removeprefix("model."),
-        ):
-            if candidate in to.present:
-                return candidate
-        if is_head(name):
-            tied = [n for n in to.outside(EMBEDDING) if len(to.model.shapes[n]) == 2]
-            return tied[0] if tied else None
-        return None
+        short = bare.removeprefix("model.")
+        own, other = _before(self.layout.prefix, to.layout.prefix)
+        candidates = [name, to.prefix + bare, to.prefix + short, bare, f"model.{bare}", short]
+        if name.startswith(own):
+            candidates.insert(1, other + name.removeprefix(own))
+        return next((c for c in candidates if c in to.present), None)
+
+    def counterpart(self, name: str, to: Region) -> str | None:
+        """A tensor outside the blocks in another region: as it is `named` there or, for a head
+        that is tied there, the embedding; None if there is none."""
+        found = self.named(name, to)
+        if found is None and is_head(name) and may_be_tied(to.model):
+            return next(iter(to.tokens), None)
+        return found
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The token embeddings, without those of positions."""
+        indexed = vocabulary_tensors(self.model)
+        return tuple(n for n in self.outside(EMBEDDING) if n in indexed)
+
+
+def _before(one: str, other: str) -> tuple[str, str]:
+    """Two dotted prefixes without the parts in which they end alike, each with its last dot."""
+    a, b = one.split("."), other.split(".")
+    while a and b and a[-1] == b[-1]:
+        a.pop()
+        b.pop()
+    return "".join(f"{part}." for part in a), "".join(f"{part}." for part in b)
 
 
 def whole(model: Model) -> Region:
@@ -104,4 +132,6 @@ def part(model: Model, names: Iterable[str]) -> Region:
     return Region(model, tuple(names))
 
 
-__all__ = ["EMBEDDING", "HEAD", "Region", "below", "is_derived", "is_head", "part", "whole"]
+__all__ = [
+    "EMBEDDING", "HEAD", "Region", "below", "is_derived", "is_head", "may_be_tied", "part", "whole",
+]  # fmt: skip

@@ -56,10 +56,10 @@ def routed_config(
     Raises:
         SourceError: if no config can describe the route.
     """
-    full = {id(m): expanded(m) for m in (first, *(m for m, _ in blocks))}
+    models = {id(m): m for m in (first, *(m for m, _ in blocks))}
+    full = {key: expanded(model) for key, model in models.items()}
     mine = full[id(first)]
     depth, blocks_of_first = len(blocks), first.layout.blocks
-    models = {id(m): m for m in (first, *(m for m, _ in blocks))}
     for model in models.values():
         if not _depth_keys(full[id(model)], model.layout.blocks):
             raise _bad(

@@ -129,7 +129,7 @@ def to_slices(recipe: Recipe, models: Mapping[int, Model], first: Model) -> Reci
 
     Returns:
         None where slices cannot say it: nested merges, a head that has to be untied, gains
-        stored as 1 + w, changes of the config other than its depth, a scope.
+        stored as 1 + w, changes of the config other than its depth, scaled experts, a scope.
     """
     route = recipe.route
     if route is None or recipe.scope is not None or not route.slots:
@@ -143,6 +143,8 @@ def to_slices(recipe: Recipe, models: Mapping[int, Model], first: Model) -> Reci
         return None
     if folded.config and layer_lists(first):  # mergekit would keep a list of the old length
         return None
+    if any(".experts." in t.name and t.gain != 1 for t in folded.tensors):
+        return None  # mergekit may rename experts, and a filter that misses is no error there
     layout = first.layout
     cases: dict[str, list[Case]] = defaultdict(list)
     origin: dict[str, tuple[str, int]] = {}
@@ -172,11 +174,12 @@ class _Body:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.depth = model.layout.blocks
+        layout = model.layout
+        self.depth = layout.blocks
         self.blocks: dict[int, dict[str, str]] = defaultdict(dict)
-        start = f"{model.layout.prefix}."
+        start = f"{layout.prefix}."
         for name in model.names:
-            if model.layout.group_of(name).startswith("block."):
+            if layout.group_of(name).startswith("block."):
                 number, _, rest = name.removeprefix(start).partition(".")
                 self.blocks[int(number)][rest] = name
         self._anatomies: dict[int, BlockAnatomy] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.region import Region, below, part, whole
+from evomerge.checkpoints.region import Region, below, is_head, part, whole
 from evomerge.errors import RecipeError
 from evomerge.operators import Operator
 from evomerge.recipe import Module, Recipe, Settings, Slice, Source
@@ -48,17 +48,19 @@ class Stretch:
         base: what task vectors start from, or None.
         length: number of blocks.
         parameters: of the slice, the module and the merge, the nearest first.
+        pattern: of a merge of whole models without a base the model that lends the config.
     """
 
     members: tuple[Member, ...]
     base: Member | None
     length: int
     parameters: tuple[Settings, ...]
+    pattern: Member | None = None
 
     @property
     def template(self) -> Member:
         """Whose tensors say what there is."""
-        return self.base or self.members[0]
+        return self.base or self.pattern or self.members[0]
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def names_in(
 
 def _module(model: Model, key: str) -> tuple[str, ...]:
     below_it = tuple(n for n in model.names if n.startswith(f"{key}.") or f".{key}." in n)
+    if below_it and key in _TEXT:  # newer files have the head outside of it
+        return tuple(n for n in model.names if n in set(below_it) or is_head(n))
     if below_it:
         return below_it
     for kind in (_VISION, _BRIDGE):
@@ -175,8 +179,23 @@ def _module(model: Model, key: str) -> tuple[str, ...]:
 
 
 def _first_parts(model: Model) -> str:
-    parts = dict.fromkeys(f"{n.split('.')[0]}." for n in model.names)
-    return ", ".join(list(parts)[:6])
+    """What names begin with: up to two parts, so that `model.` does not hide what is in it."""
+    split = [n.split(".")[:-1] for n in model.names]
+    parts = dict.fromkeys(".".join([*p[: 1 + (p[0] == "model" and len(p) > 2)], ""]) for p in split)
+    return ", ".join(list(parts)[:8])
+
+
+def _check_depth(base: Member, length: int, entire: bool) -> None:
+    """Checks that the base has the blocks that the models have."""
+    blocks = base.region.layout.blocks
+    if (blocks == length) if entire else (base.first + length <= blocks):
+        return
+    last = base.first + length
+    raise RecipeError.of(
+        "base_model", f"{blocks} blocks in {base.model.ref}",
+        f"{length}, as the models have" if entire else f"at least {last}, as a slice ends there",
+        "Merge models of one depth." if entire else "Name the base among the slice's sources.",
+    )  # fmt: skip
 
 
 class _Builder:
@@ -234,12 +253,22 @@ class _Builder:
         reference = piece.base if piece.base is not None else self.recipe.base
         base, others = self._base(reference, members, choose)
         self._count(others, where)
-        if base is not None and entire and base.region.layout.blocks != lengths[0]:
-            raise RecipeError.of(
-                "base_model", f"{base.region.layout.blocks} blocks",
-                f"{lengths[0]}, as the models have", "Merge models of one depth.",
-            )  # fmt: skip
-        return Stretch(tuple(others), base, lengths[0], (piece.parameters, *outer))
+        pattern = None
+        if base is None and entire and self.recipe.base is not None and not self.recipe.scope:
+            same = [m for m in members if m.reference == self.recipe.base]
+            pattern = same[0] if same else self._lender(self.recipe.base, members[0], choose)
+        for one in (base, pattern):
+            if one is not None:
+                _check_depth(one, lengths[0], entire)
+        around = (piece.parameters, *outer)
+        return Stretch(tuple(others), base, lengths[0], around, pattern)
+
+    def _lender(
+        self, reference: str | Recipe, like: Member, choose: Callable[[Model], Region]
+    ) -> Member:
+        """The base where it is not among the members, at the same blocks as another."""
+        region = choose(self.open(reference, "base_model"))
+        return Member(reference, region, like.first, {}, "base_model")
 
     def _member(
         self, source: Source, choose: Callable[[Model], Region], where: str, entire: bool
@@ -271,8 +300,7 @@ class _Builder:
         if same:
             others = [m for m in members if m is not same[0]]
             return same[0], others or members
-        region = choose(self.open(reference, "base_model"))
-        return Member(reference, region, members[0].first, {}, "base_model"), members
+        return self._lender(reference, members[0], choose), members
 
     def _count(self, members: list[Member], where: str) -> None:
         least, most = self.operator.least_sources, self.operator.most_sources

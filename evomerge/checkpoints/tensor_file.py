@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from evomerge.checkpoints.files import count_non_finite
 from evomerge.checkpoints.merged import DTYPE_NAMES
 from evomerge.checkpoints.merger import Pending
-from evomerge.errors import EvomergeError
+from evomerge.errors import EvomergeError, SourceError
 
 INDEX = "model.safetensors.index.json"
+_CHECKED = 1 << 22
+"""Elements that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,7 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Size of its values."""
-        size = self.dtype.itemsize
-        for n in self.shape:
-            size *= n
-        return size
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def shards(entries: Iterable[Entry], shard_bytes: int) -> list[list[Entry]]:
@@ -59,7 +60,8 @@ def write_shards(
 
     Raises:
         OSError: if the disk fills.
-        EvomergeError: if a tensor is not finite.
+        SourceError: if a model's tensor has NaN or infinity.
+        EvomergeError: if a merged tensor alone is not finite.
     """
     parts = shards(entries, shard_bytes)
     count = len(parts)
@@ -100,8 +102,27 @@ def _write(path: Path, entries: Sequence[Entry], stream: Iterator[Pending]) -> N
             out = torch.empty(entry.shape, dtype=entry.dtype)
             bad = pending.write(out)
             if bad:
+                _check_inputs(pending)
                 dtype = str(entry.dtype).removeprefix("torch.")
                 raise EvomergeError(
                     f"{entry.name} of the merged model is not finite in {dtype} ({bad} values)"
                 )
             file.write(out.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _check_inputs(pending: Pending) -> None:
+    """Finds the model that a NaN or an infinity comes from.
+
+    Raises:
+        SourceError: naming it, the tensor and the number of values.
+    """
+    for one in pending.inputs:
+        weight, count = one.model.weight(one.name), 0
+        size = math.prod(weight.shape)
+        for at in range(0, size, _CHECKED):
+            count += count_non_finite(weight.read(at, min(at + _CHECKED, size)))
+        if count:
+            raise SourceError.of(
+                one.model.field, f"{count} values of {one.name} in {one.model.ref} that are NaN "
+                "or infinite", "finite weights", "Download the model again, or leave it out.",
+            )  # fmt: skip

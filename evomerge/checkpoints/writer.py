@@ -10,25 +10,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoints.assembly import Assembly
+from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger, Pending
+from evomerge.checkpoints.parts import Assembly
 from evomerge.checkpoints.tensor_file import Entry, write_shards
 from evomerge.checkpoints.vocabulary import (
+    VocabularyPlan,
     choose_chat_template,
+    moved_ids,
     write_chat_template,
     write_tokenizer,
 )
 from evomerge.errors import EvomergeError, UserError
-from evomerge.markdown import fenced, front_matter, markdown_text, short_name, without_paths
+from evomerge.markdown import fenced, front_matter, markdown_text, short_name
 from evomerge.recipe import Recipe
+from evomerge.recipe.writing import plain_recipe, yaml_text
 
+_GENERATION = "generation_config.json"
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
 _OTHER = (
-    "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    _GENERATION, "preprocessor_config.json", "processor_config.json",
     "video_preprocessor_config.json",
 )  # fmt: skip
 SHARD_BYTES = 5 << 30
@@ -141,8 +146,10 @@ def _counted(tensors: Iterable[Pending], total: int, report: Report | None) -> I
 
 def card(recipe: Recipe, merger: Merger) -> str:
     """The model card of a merge: its parents and its recipe, without paths of this machine."""
-    parents = [short_name(ref) for ref in recipe.models()]
-    text = recipe.to_yaml(merger.identities(recipe))
+    names = {ref: "+".join(map(short_name, ref.split("+"))) for ref in recipe.models()}
+    parents = list(dict.fromkeys(part for name in names.values() for part in name.split("+")))
+    digest = recipe.digest(merger.identities(recipe))
+    text = f"# digest: {digest}\n{yaml_text(plain_recipe(recipe, names))}"
     return "\n".join(
         [
             "---",
@@ -159,7 +166,7 @@ def card(recipe: Recipe, merger: Merger) -> str:
             "",
             "## Recipe",
             "",
-            fenced(without_paths(text), "yaml"),
+            fenced(text, "yaml"),
             "",
         ]
     )
@@ -173,24 +180,21 @@ def _sync(file: Path) -> None:
 
 def _write_rest(recipe: Recipe, merger: Merger, assembly: Assembly, folder: Path) -> None:
     """Config, generation config, tokenizer and chat template."""
-    config = assembly.config
-    if recipe.dtype is not None:
-        config = _with_dtype(config, recipe.dtype)
-        if "dtype" not in config and "torch_dtype" not in config:
-            config["torch_dtype"] = recipe.dtype
-    else:
-        config = {k: v for k, v in config.items() if k != "_name_or_path"}
-    (folder / "config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    donor = assembly.donor.path
+    config = _with_dtype(assembly.config, recipe.dtype)
+    if recipe.dtype is not None and "dtype" not in config and "torch_dtype" not in config:
+        config["torch_dtype"] = recipe.dtype
+    _write_json(folder / "config.json", config)
+    donor, vocabulary = assembly.donor.path, _vocabulary(assembly)
     for name in _OTHER:
         if (donor / name).is_file():
             shutil.copyfile(donor / name, folder / name)
+    if vocabulary is not None and (folder / _GENERATION).is_file():
+        settings = json.loads((folder / _GENERATION).read_text(encoding="utf-8"))
+        _write_json(folder / _GENERATION, {**settings, **moved_ids(vocabulary, settings)})
     models = {ref: merger.checkpoint(ref) for ref in recipe.models()}
     template = choose_chat_template(recipe.chat_template, models)
-    if assembly.vocabulary is not None:
-        write_tokenizer(assembly.vocabulary, folder, template)
+    if vocabulary is not None:
+        write_tokenizer(vocabulary, folder, template)
         return
     for name in _TOKENIZER:
         if (donor / name).is_file():
@@ -199,12 +203,23 @@ def _write_rest(recipe: Recipe, merger: Merger, assembly: Assembly, folder: Path
         write_chat_template(folder, template)
 
 
-def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A config and its parts (`text_config`) with another dtype and without a path."""
+def _vocabulary(assembly: Assembly) -> VocabularyPlan | None:
+    """What the tokenizer is written from: the recipe's, or that of a merge in the donor's place."""
+    while assembly.vocabulary is None and isinstance(assembly.donor, MergedModel):
+        assembly = assembly.donor.assembly
+    return assembly.vocabulary
+
+
+def _write_json(file: Path, data: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """A config and its parts (`text_config`) with another dtype, if any, and without a path."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         if key.endswith("_config") and isinstance(value, dict):
             out[key] = _with_dtype(value, dtype)
         elif key != "_name_or_path":
-            out[key] = dtype if key in ("dtype", "torch_dtype") else value
+            out[key] = dtype if dtype and key in ("dtype", "torch_dtype") else value
     return out

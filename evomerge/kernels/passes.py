@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -37,28 +38,39 @@ def largest(view: View, values: Values, ks: Sequence[int]) -> list[Cut]:
     """
     if not view.count:
         return []
-    zero = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
+    total = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
+    lock = Lock()
 
-    def count(start: int, base: Tensor | None, xs: list[Tensor]) -> Tensor:
-        return torch.bincount(_bins(values(start, base, xs)), minlength=len(zero)).cpu()
+    # added up at once, as one of every block of a large tensor would be much memory
+    def count(start: int, base: Tensor | None, xs: list[Tensor]) -> None:
+        part = torch.bincount(_bins(values(start, base, xs)), minlength=len(total)).cpu()
+        with lock:
+            total.add_(part)
 
-    # summed within a run first: a histogram of every block would be many
-    def count_run(a: int, b: int) -> Tensor:
-        return sum((count(*block) for block in _blocks(view, a, b)), zero)
-
-    histogram = Histogram.of(sum(view.over_runs(count_run), zero))
+    over_blocks(view, count)
+    histogram = Histogram.of(total)
 
     def gather(which: Sequence[int], bins: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        def work(start: int, base: Tensor | None, xs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-            a = values(start, base, xs)
-            found = [torch.nonzero(_bins(a) == n).flatten() for n in bins]
-            return [(a[at].cpu(), at.cpu() + start) for at in found]
+        sizes = dict(zip(histogram.bins.tolist(), histogram.counts.tolist(), strict=True))
+        chosen = [torch.empty(sizes[n], dtype=torch.float32) for n in bins]
+        places = [torch.empty(sizes[n], dtype=torch.int64) for n in bins]
+        filled = [0] * len(bins)
 
-        parts = over_blocks(view, work)
-        return [
-            (torch.cat([p[j][0] for p in parts]), torch.cat([p[j][1] for p in parts]))
-            for j in range(len(which))
-        ]
+        # into room made before: small pieces that outlive a block would split up the memory
+        def work(start: int, base: Tensor | None, xs: list[Tensor]) -> None:
+            a = values(start, base, xs)
+            number = _bins(a)
+            for j, wanted in enumerate(bins):
+                at = torch.nonzero(number == wanted).flatten()
+                with lock:
+                    here = slice(filled[j], filled[j] + len(at))
+                    filled[j] = here.stop
+                    chosen[j][here] = a[at].cpu()
+                    places[j][here] = at.cpu() + start
+
+        over_blocks(view, work)
+        orders = [p.argsort() for p in places]
+        return [(c[o], p[o]) for c, p, o in zip(chosen, places, orders, strict=True)]
 
     def everything(_: int) -> Magnitudes:
         def blocks() -> Iterator[tuple[int, Tensor]]:

@@ -52,6 +52,7 @@ class TensorMerge:
             self._prepare(plan)
         elif isinstance(plan, Combination):
             self._coefficients = _coefficients(view, plan)
+            self._copied = _copied(self._coefficients, plan.offset)
 
     def write(self, out: Tensor) -> int:
         """Fills a contiguous tensor of the view's shape, rounding once to its dtype.
@@ -68,6 +69,9 @@ class TensorMerge:
         base, xs = self.view.read(start, start + out.numel())
         if isinstance(plan, Combination):
             inputs = xs if base is None else [base, *xs]
+            if self._copied is not None:  # adding to 0 would turn -0 into 0
+                out.copy_(inputs[self._copied])
+                return loops_for([out]).non_finite(out)
             return loops_for([out, *inputs]).combine(
                 out, inputs, self._coefficients, plan.offset, start, self.view.row_length
             )
@@ -217,3 +221,11 @@ def _coefficients(view: View, plan: Combination) -> Tensor:
         return torch.tensor(given, dtype=torch.float32)
     columns = [np.broadcast_to(np.asarray(c, dtype=np.float64), (view.rows,)) for c in given]
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+
+
+def _copied(coefficients: Tensor, offset: float) -> int | None:
+    """Which input a combination returns as it is, if it does."""
+    if coefficients.dim() != 1 or offset != 0:
+        return None
+    used = [(i, c) for i, c in enumerate(coefficients.tolist()) if c != 0]
+    return used[0][0] if len(used) == 1 and used[0][1] == 1 else None

@@ -212,12 +212,14 @@ class TorchLoops:
 
     def non_finite(self, x: Tensor) -> int:
         """How many values are NaN or infinite."""
+        if x.element_size() == 1:  # torch cannot ask float8 for it
+            x = x.to(torch.float32)
         return int((~torch.isfinite(x)).sum())
 
 
 def _store(out: Tensor, total: Tensor) -> int:
     out.copy_(total)
-    return int((~torch.isfinite(out)).sum())
+    return TorchLoops().non_finite(out)
 
 
 def _f32(x: float) -> float:

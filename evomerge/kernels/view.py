@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -157,12 +158,18 @@ class View:
         """Of the magnitudes of one task vector."""
 
         def compute() -> Arrays:
-            def work(a: int, b: int) -> Tensor:
-                base, xs = self._pair(source, a, b)
-                return loops_for([base, xs]).histogram(SHIFT, base, xs)
+            total = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
+            lock = Lock()
 
-            zero = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
-            made = Histogram.of(sum(self.over_runs(work), zero))
+            # added up at once, as one of every run of a large tensor would be much memory
+            def work(a: int, b: int) -> None:
+                base, xs = self._pair(source, a, b)
+                part = loops_for([base, xs]).histogram(SHIFT, base, xs)
+                with lock:
+                    total.add_(part)
+
+            self.over_runs(work)
+            made = Histogram.of(total)
             return {"bins": made.bins, "above": made.above, "counts": made.counts}
 
         kept = self._memory.recall("histogram", self._members(source), compute)

@@ -183,6 +183,15 @@ def test_head_is_untied_only_where_the_embedding_is_scaled(tied):
         assert "lm_head.weight" not in [t.name for t in folded.tensors]
 
 
+def test_a_stored_head_that_the_config_ties_is_replaced(tmp_path):
+    """Such files hold a copy of the embedding under the head's name, which nobody reads."""
+    source = tiny.build("llama", tmp_path, 0)
+    source.config["tie_word_embeddings"] = True
+    folded = fold(route_of([("a", 0)], [2.0]), {0: source}, source)
+    heads = [t for t in folded.tensors if t.name == "lm_head.weight"]
+    assert [(t.source_name, t.gain) for t in heads] == [("model.embed_tokens.weight", 1.0)]
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_layer_lists_follow_the_route(tmp_path, stored):
     """Gemma 2 alternates; a config without `layer_types` leaves that to the layer's number."""
@@ -327,3 +336,9 @@ def test_slices_cannot_say_everything(tied, llamas, tmp_path):
     gemma = tiny.build("gemma2", tmp_path, 0)
     models = {0: gemma, 1: gemma}
     assert to_slices(recipe, models, gemma) is None  # alternating layers, gains of 1 + w
+    qwen = tiny.build("qwen2", tmp_path / "q", 0)
+    three = Recipe("passthrough", route=route_of([("a", i) for i in range(3)], [1.0, 2.0, 0.5]))
+    assert to_slices(recipe, {0: qwen, 1: qwen}, qwen) is None  # a list of layer types to cut
+    assert to_slices(three, dict.fromkeys(range(3), qwen), qwen) is not None
+    experts = tiny.build("mixtral", tmp_path / "m", 0)
+    assert to_slices(three, dict.fromkeys(range(3), experts), experts) is None

@@ -44,9 +44,9 @@ ALL = list(itertools.product(DTYPES, DTYPES, SIZES))
 
 @pytest.mark.parametrize(("given", "wanted", "size"), ALL, ids=str)
 def test_combine(native, given, wanted, size):
+    c = torch.tensor([0.3, 0.0, -1.7, 1.0])
     for offset in OFFSETS:
         xs = tensors(size, given, offset=offset)
-        c = torch.tensor([0.3, 0.0, -1.7, 1.0])
         outs, found = both(
             native, wanted, lambda loops, out, xs=xs: loops.combine(out, xs, c, 0.25, 5, 1), size
         )
@@ -95,7 +95,9 @@ BANDS = [None, (NOTHING, EVERYTHING), ((2.0, 3), (0.7, 100)), (NOTHING, (0.5, 0)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("normalize", "consensus"), itertools.product([False, True], repeat=2))
+@pytest.mark.parametrize(
+    ("normalize", "consensus"), list(itertools.product([False, True], repeat=2))
+)
 def test_thin(native, dtype, size, normalize, consensus):
     base, *xs = tensors(size, dtype, 5, offset=3)
     start = 37
@@ -125,12 +127,12 @@ def test_thin(native, dtype, size, normalize, consensus):
 @pytest.mark.parametrize("size", [1, 33, 500])
 def test_thin_without_sources_gives_the_base(native, size):
     [base] = tensors(size, torch.bfloat16, 1)
-    for consensus in (False, True):
-        outs, _ = both(
-            native, torch.bfloat16,
-            lambda loops, out, on=consensus: loops.thin(out, base, [], [], [], [], 1.0, on, on, 1e-8, 0),
-            size,
-        )  # fmt: skip
+    for on in (False, True):
+
+        def call(loops, out, on=on):
+            return loops.thin(out, base, [], [], [], [], 1.0, on, on, 1e-8, 0)
+
+        outs, _ = both(native, torch.bfloat16, call, size)
         assert torch.equal(outs[0], base) and torch.equal(outs[1], base)
 
 

@@ -132,7 +132,8 @@ def test_an_empty_tensor_has_statistics_too(shape):
     view, _, _ = view_of(shape)
     assert view.runs() == [] and view.rows == 0
     assert np.array_equal(view.gram(), np.zeros((3, 3)))
-    assert view.cuts([(0, 0)]) == [(float("inf"), 0)]
+    assert len(view.cuts([(0, 0)])) == 1
+    assert len(view.histogram(0).bins) == 0
     assert list(line_grams(view)) == [] and line_runs(view) == []
 
 

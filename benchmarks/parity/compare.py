@@ -1,0 +1,238 @@
+"""Compares two written merges, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from recipes import Case
+from reference import OPERATORS, Given
+from rounding import eps, fused, largest_unit, read_tensors, unit
+from torch import Tensor
+
+EQUAL, ROUNDING, CHANCE = "equal", "equal up to rounding", "in distribution"
+PURPOSE, DIFFERS, FAILS = "differs on purpose", "DIFFERS", "mergekit fails"
+
+_OWN_SLACK = 8
+"""Units of float32 at a tensor's largest magnitude that a float32 sum may be off."""
+_LOW_SLACK = 4
+"""Units at a tensor's largest magnitude that a merge computed in bfloat16 may be off."""
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Row:
+    """What came of one recipe with one architecture and mode.
+
+    Attributes:
+        case: name of the recipe.
+        architecture: of the models.
+        mode: in what type it was computed and written.
+        verdict: one of the constants of this module.
+        elements: compared ones.
+        same: share of them that are equal to the bit.
+        units: largest difference in units of the written type at the tensor's largest magnitude,
+            doubtful elements aside.
+        apart: share of elements that differ by more than one unit at the element itself.
+        doubtful: elements that differ and hang on a decision within rounding.
+        ours: our largest error against float64 in those units; None without a reference.
+        theirs: mergekit's.
+        nearer: who is nearer to float64 on average: `ours`, `theirs` or `same`.
+        z: largest score of the statistics of a random operator: ours, mergekit's.
+        notes: what there is to say.
+    """
+
+    case: str
+    architecture: str
+    mode: str
+    verdict: str = EQUAL
+    elements: int = 0
+    same: float = 1.0
+    units: float = 0.0
+    apart: float = 0.0
+    doubtful: int = 0
+    ours: float | None = None
+    theirs: float | None = None
+    nearer: str | None = None
+    z: tuple[float, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """For the JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The models of a recipe.
+
+    Attributes:
+        base: None where the operator takes none.
+        xs: sources in order.
+        own: per-source parameters that are the same for all tensors.
+        shared: the others.
+    """
+
+    base: Tensors | None
+    xs: list[Tensors]
+    own: dict[str, list[float]]
+    shared: dict[str, Any]
+
+    def fused(self) -> Inputs:
+        """The same with experts in one tensor."""
+        base = None if self.base is None else fused(self.base)
+        return Inputs(base, [fused(x) for x in self.xs], self.own, self.shared)
+
+    def given(self, name: str, rounding: float) -> Given:
+        """One tensor of all models."""
+        base = None if self.base is None else self.base[name].to(torch.float64)
+        xs = [x[name].to(torch.float64) for x in self.xs]
+        return Given(base, xs, self.own, self.shared, rounding)
+
+
+def read_inputs(case: Case, folder: Path) -> Inputs:
+    """Reads the models of a case whose parameters are plain numbers."""
+    recipe = case.recipe
+    base = read_tensors(folder / recipe["base_model"]) if "base_model" in recipe else None
+    models = recipe["models"]
+    own: dict[str, list[float]] = {}
+    for key in {k for m in models for k in m.get("parameters", {})}:
+        own[key] = [m["parameters"][key] for m in models]
+    xs = [read_tensors(folder / m["model"]) for m in models]
+    return Inputs(base, xs, own, recipe.get("parameters", {}))
+
+
+def same_shape(row: Row, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """Names that can be compared; others make the row differ."""
+    only = sorted(set(ours) ^ set(theirs))
+    if only:
+        row.verdict = DIFFERS
+        row.notes.append(f"tensors of one side only: {', '.join(only[:4])} ({len(only)})")
+    names = [n for n in theirs if n in ours]
+    for name in list(names):
+        a, b = ours[name], theirs[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            row.verdict = DIFFERS
+            row.notes.append(
+                f"{name}: {a.dtype} {list(a.shape)} against {b.dtype} {list(b.shape)}"
+            )
+            names.remove(name)
+    return names
+
+
+def compare_exact(
+    row: Row, method: str, inputs: Inputs | None, ours: Tensors, theirs: Tensors
+) -> None:
+    """Fills a row for a recipe without chance.
+
+    Args:
+        row: gets verdict and figures.
+        method: the operator.
+        inputs: for the float64 reference; None for recipes that have none.
+        ours: as our files hold them.
+        theirs: as mergekit's files hold them.
+    """
+    low = row.mode == "bfloat16"
+    arithmetic = eps(torch.bfloat16) if low else eps(torch.float32)
+    refs = None if inputs is None else _References(method, inputs, ours, theirs, arithmetic)
+    ours = ours if refs is None else refs.ours
+    names = same_shape(row, ours, theirs)
+    counts = {"same": 0, "apart": 0}
+    right = True
+    total = [0.0, 0.0]
+    for name in names:
+        a, b = ours[name], theirs[name]
+        x, y = a.to(torch.float64), b.to(torch.float64)
+        row.elements += x.numel()
+        counts["same"] += int((a == b).sum())
+        gap = (x - y).abs()
+        scale = largest_unit(y, b.dtype)
+        fine = largest_unit(y, torch.float32)
+        allowed = unit(y, b.dtype) + 2 * _OWN_SLACK * fine
+        if low:
+            allowed = torch.full_like(allowed, _LOW_SLACK * scale)
+        doubt = torch.zeros_like(gap, dtype=torch.bool)
+        if refs is not None:
+            found = refs.judge(name, x, y, a.dtype)
+            doubt = found.doubt
+            right &= found.right
+            for i, value in enumerate(found.total):
+                total[i] += value
+            row.ours = max(row.ours or 0.0, found.worst[0] / scale)
+            row.theirs = max(row.theirs or 0.0, found.worst[1] / scale)
+        row.doubtful += int((doubt & (gap > allowed)).sum())
+        counts["apart"] += int((gap > 1.01 * unit(y, b.dtype)).sum())
+        sure = torch.where(doubt, 0.0, gap)
+        row.units = max(row.units, float(sure.max()) / scale)
+        if bool((sure > allowed).any()) and row.verdict != DIFFERS:
+            row.verdict = PURPOSE if refs is not None else DIFFERS
+    row.same = counts["same"] / max(1, row.elements)
+    row.apart = counts["apart"] / max(1, row.elements)
+    if refs is not None:
+        row.nearer = _nearer(total)
+    if row.verdict == EQUAL and row.same < 1:
+        row.verdict = ROUNDING
+    if not right:
+        row.verdict = DIFFERS
+        row.notes.append("ours is not the float64 reference's result")
+
+
+def _nearer(total: Sequence[float]) -> str:
+    if abs(total[0] - total[1]) <= 0.02 * max(total):
+        return "same"
+    return "ours" if total[0] < total[1] else "theirs"
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One tensor against float64: errors of both, and where they may differ."""
+
+    doubt: Tensor
+    right: bool
+    worst: tuple[float, float]
+    total: tuple[float, float]
+
+
+class _References:
+    """Float64 results in both layouts, all tensors; ours in mergekit's layout for comparing."""
+
+    def __init__(
+        self, method: str, inputs: Inputs, ours: Tensors, theirs: Tensors, arithmetic: float
+    ) -> None:
+        operator = OPERATORS[method]
+        single = eps(torch.float32)
+
+        def results(given: Inputs, names: list[str], rounding: float) -> tuple[Tensors, Tensors]:
+            found = {n: operator(given.given(n, rounding)) for n in names}
+            return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
+
+        self.split = any(".block_sparse_moe." in name for name in ours)
+        mine, doubt = results(inputs, list(ours), single)
+        self.ours = fused(ours) if self.split else ours
+        self.mine = fused(mine) if self.split else mine
+        self.mine_doubt = fused(doubt) if self.split else doubt
+        if self.split:
+            inputs = inputs.fused()
+        if self.split or arithmetic != single:
+            self.other, self.other_doubt = results(inputs, list(theirs), arithmetic)
+        else:
+            self.other, self.other_doubt = self.mine, self.mine_doubt
+
+    def judge(self, name: str, ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> _Judged:
+        mine, other = self.mine[name], self.other[name]
+        fine = largest_unit(mine, torch.float32)
+        error = torch.where(self.mine_doubt[name], 0.0, (ours - mine).abs())
+        right = bool((error <= 0.501 * unit(mine, dtype) + _OWN_SLACK * fine).all())
+        doubt = self.mine_doubt[name] | self.other_doubt[name]
+        theirs_error = torch.where(doubt, 0.0, (theirs - other).abs())
+        error = torch.where(doubt, 0.0, error)
+        return _Judged(
+            doubt,
+            right,
+            (float(error.max()), float(theirs_error.max())),
+            (float(error.sum()), float(theirs_error.sum())),
+        )
