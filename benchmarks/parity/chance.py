@@ -50,7 +50,8 @@ def compare_random(row: Row, method: str, inputs: Inputs, ours: Tensors, theirs:
         scores.append(worst)
         row.notes.extend(f"{who}: {note}" for note in notes)
     row.z = (round(scores[0], 2), round(scores[1], 2))
-    row.verdict = DIFFERS if row.verdict == DIFFERS or max(scores) > LIMIT else CHANCE
+    if row.verdict != DIFFERS:
+        row.verdict = CHANCE if max(scores) <= LIMIT else DIFFERS
 
 
 def _scores(
@@ -92,7 +93,9 @@ def _scores(
         if z > LIMIT:
             notes.append(f"{key}: {z:.1f} standard deviations off")
     if squares and not 0.3 < sum(squares) / len(squares) < 2.0 and len(squares) > 30:
-        notes.append(f"scores of single tensors spread {math.sqrt(sum(squares) / len(squares)):.2f}")
+        notes.append(
+            f"scores of single tensors spread {math.sqrt(sum(squares) / len(squares)):.2f}"
+        )
         worst = max(worst, 99.0)
     if any("norm" in note or "value" in note for note in notes):
         worst = max(worst, 99.0)
@@ -167,7 +170,7 @@ def _moments(
         for kept, chance in zip(outcome, chances, strict=True):
             p = p * (chance if kept else 1 - chance)
         masks = [torch.full_like(origin, kept, dtype=torch.bool) for kept in outcome]
-        out, _ = combine(plain, masks, ties, normalize)
+        out = combine(plain, masks, ties, normalize).out
         added = (out if dtype is None else out.to(dtype).to(torch.float64)) - origin
         for i, statistic in enumerate(STATISTICS.values()):
             value = statistic(added, whole)
@@ -178,9 +181,7 @@ def _moments(
     return means, variances
 
 
-def _lone(
-    given: Given, added: Tensor, name: str, dtype: torch.dtype, inexact: float
-) -> list[str]:
+def _lone(given: Given, added: Tensor, name: str, dtype: torch.dtype, inexact: float) -> list[str]:
     """With one source the mask can be read off: norm and values have to follow from it."""
     delta = given.deltas[0]
     mask = added != 0

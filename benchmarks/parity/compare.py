@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from recipes import Case
-from reference import OPERATORS, Given
+from reference import OPERATORS, Answer, Given
 from rounding import eps, fused, largest_unit, read_tensors, unit
 from torch import Tensor
 
@@ -20,6 +20,9 @@ _OWN_SLACK = 8
 """Units of float32 at a tensor's largest magnitude that a float32 sum may be off."""
 _LOW_SLACK = 4
 """Units at a tensor's largest magnitude that a merge computed in bfloat16 may be off."""
+
+_FEW = 1e-3
+"""Share of elements that may differ by a decision within rounding without further ado."""
 
 Tensors = dict[str, Tensor]
 
@@ -43,6 +46,9 @@ class Row:
         theirs: mergekit's.
         nearer: who is nearer to float64 on average: `ours`, `theirs` or `same`.
         z: largest score of the statistics of a random operator: ours, mergekit's.
+        wide: whether mergekit wrote float32 where bfloat16 was asked for.
+        explained: whether mergekit's result is what its way of holding the model makes of it.
+        reason: why it differs on purpose.
         notes: what there is to say.
     """
 
@@ -59,7 +65,16 @@ class Row:
     theirs: float | None = None
     nearer: str | None = None
     z: tuple[float, float] | None = None
+    wide: bool = False
+    explained: bool = True
+    reason: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    def fail(self, note: str) -> None:
+        """Makes the row differ."""
+        self.verdict = DIFFERS
+        if len(self.notes) < 8:
+            self.notes.append(note)
 
     def plain(self) -> dict[str, Any]:
         """For the JSON object."""
@@ -110,17 +125,19 @@ def same_shape(row: Row, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor
     """Names that can be compared; others make the row differ."""
     only = sorted(set(ours) ^ set(theirs))
     if only:
-        row.verdict = DIFFERS
-        row.notes.append(f"tensors of one side only: {', '.join(only[:4])} ({len(only)})")
+        row.fail(f"tensors of one side only: {', '.join(only[:4])} ({len(only)})")
     names = [n for n in theirs if n in ours]
     for name in list(names):
         a, b = ours[name], theirs[name]
-        if a.shape != b.shape or a.dtype != b.dtype:
-            row.verdict = DIFFERS
-            row.notes.append(
-                f"{name}: {a.dtype} {list(a.shape)} against {b.dtype} {list(b.shape)}"
-            )
+        if a.shape != b.shape:
+            row.fail(f"{name}: shape {list(a.shape)} against {list(b.shape)}")
             names.remove(name)
+        elif a.dtype != b.dtype and b.dtype == torch.float32 and row.mode == "bfloat16":
+            row.wide = True
+        elif a.dtype != b.dtype:
+            row.fail(f"{name}: {a.dtype} against {b.dtype}")
+        elif not bool(a.isfinite().all() & b.isfinite().all()):
+            row.fail(f"{name}: not finite")
     return names
 
 
@@ -140,45 +157,44 @@ def compare_exact(
     arithmetic = eps(torch.bfloat16) if low else eps(torch.float32)
     refs = None if inputs is None else _References(method, inputs, ours, theirs, arithmetic)
     ours = ours if refs is None else refs.ours
-    names = same_shape(row, ours, theirs)
-    counts = {"same": 0, "apart": 0}
-    right = True
+    same = apart = 0
     total = [0.0, 0.0]
-    for name in names:
+    agree = True
+    for name in same_shape(row, ours, theirs):
         a, b = ours[name], theirs[name]
         x, y = a.to(torch.float64), b.to(torch.float64)
-        row.elements += x.numel()
-        counts["same"] += int((a == b).sum())
         gap = (x - y).abs()
-        scale = largest_unit(y, b.dtype)
-        fine = largest_unit(y, torch.float32)
-        allowed = unit(y, b.dtype) + 2 * _OWN_SLACK * fine
+        scale, own = largest_unit(y, a.dtype), unit(y, a.dtype)
+        allowed = own + 2 * _OWN_SLACK * largest_unit(y, torch.float32)
         if low:
             allowed = torch.full_like(allowed, _LOW_SLACK * scale)
         doubt = torch.zeros_like(gap, dtype=torch.bool)
         if refs is not None:
-            found = refs.judge(name, x, y, a.dtype)
+            found = refs.judge(name, x, y, a.dtype, low)
             doubt = found.doubt
-            right &= found.right
-            for i, value in enumerate(found.total):
-                total[i] += value
+            allowed += found.slack
+            total = [t + e for t, e in zip(total, found.total, strict=True)]
             row.ours = max(row.ours or 0.0, found.worst[0] / scale)
             row.theirs = max(row.theirs or 0.0, found.worst[1] / scale)
+            row.explained &= found.explained
+            if not found.right:
+                row.fail(f"{name}: ours is not what the float64 reference gives")
+        row.elements += gap.numel()
+        same += int((a == b.to(a.dtype)).sum())
+        apart += int((gap > 1.01 * own).sum())
         row.doubtful += int((doubt & (gap > allowed)).sum())
-        counts["apart"] += int((gap > 1.01 * unit(y, b.dtype)).sum())
         sure = torch.where(doubt, 0.0, gap)
         row.units = max(row.units, float(sure.max()) / scale)
-        if bool((sure > allowed).any()) and row.verdict != DIFFERS:
-            row.verdict = PURPOSE if refs is not None else DIFFERS
-    row.same = counts["same"] / max(1, row.elements)
-    row.apart = counts["apart"] / max(1, row.elements)
+        agree &= not bool((sure > allowed).any())
+    row.same = same / max(1, row.elements)
+    row.apart = apart / max(1, row.elements)
     if refs is not None:
         row.nearer = _nearer(total)
-    if row.verdict == EQUAL and row.same < 1:
-        row.verdict = ROUNDING
-    if not right:
-        row.verdict = DIFFERS
-        row.notes.append("ours is not the float64 reference's result")
+    if row.verdict != DIFFERS:
+        many = row.doubtful > _FEW * row.elements
+        row.verdict = EQUAL if row.same == 1 else ROUNDING
+        if row.wide or many or not agree:
+            row.verdict = PURPOSE
 
 
 def _nearer(total: Sequence[float]) -> str:
@@ -189,10 +205,21 @@ def _nearer(total: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One tensor against float64: errors of both, and where they may differ."""
+    """One tensor against float64.
+
+    Attributes:
+        doubt: where they may differ.
+        slack: by how much doubtful elements move the others.
+        right: whether ours is the reference's result, rounded once.
+        explained: whether mergekit's is that of its own layout, up to its arithmetic.
+        worst: largest errors, ours and mergekit's.
+        total: sums of the errors.
+    """
 
     doubt: Tensor
+    slack: float
     right: bool
+    explained: bool
     worst: tuple[float, float]
     total: tuple[float, float]
 
@@ -206,33 +233,45 @@ class _References:
         operator = OPERATORS[method]
         single = eps(torch.float32)
 
-        def results(given: Inputs, names: list[str], rounding: float) -> tuple[Tensors, Tensors]:
-            found = {n: operator(given.given(n, rounding)) for n in names}
-            return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
+        def results(given: Inputs, names: list[str], rounding: float) -> dict[str, Answer]:
+            return {n: operator(given.given(n, rounding)) for n in names}
 
         self.split = any(".block_sparse_moe." in name for name in ours)
-        mine, doubt = results(inputs, list(ours), single)
+        mine = results(inputs, list(ours), single)
         self.ours = fused(ours) if self.split else ours
-        self.mine = fused(mine) if self.split else mine
-        self.mine_doubt = fused(doubt) if self.split else doubt
+        self.mine = {n: a.out for n, a in mine.items()}
+        self.mine_doubt = {n: a.doubt for n, a in mine.items()}
+        slacks = {n: torch.tensor(a.slack) for n, a in mine.items()}
         if self.split:
+            slacks = {n: s.expand(self.mine[n].shape) for n, s in slacks.items()}
+            parts = (self.mine, self.mine_doubt, slacks)
+            self.mine, self.mine_doubt, slacks = (fused(part) for part in parts)
             inputs = inputs.fused()
+        self.slack = {n: float(s.max()) for n, s in slacks.items()}
         if self.split or arithmetic != single:
-            self.other, self.other_doubt = results(inputs, list(theirs), arithmetic)
-        else:
-            self.other, self.other_doubt = self.mine, self.mine_doubt
+            mine = results(inputs, list(theirs), arithmetic)
+        self.other = mine
 
-    def judge(self, name: str, ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> _Judged:
+    def judge(
+        self, name: str, ours: Tensor, theirs: Tensor, dtype: torch.dtype, low: bool
+    ) -> _Judged:
+        """One tensor; `low`: whether mergekit computes in bfloat16."""
         mine, other = self.mine[name], self.other[name]
-        fine = largest_unit(mine, torch.float32)
+        slack = self.slack[name]
+        fine = _OWN_SLACK * largest_unit(mine, torch.float32)
         error = torch.where(self.mine_doubt[name], 0.0, (ours - mine).abs())
-        right = bool((error <= 0.501 * unit(mine, dtype) + _OWN_SLACK * fine).all())
-        doubt = self.mine_doubt[name] | self.other_doubt[name]
-        theirs_error = torch.where(doubt, 0.0, (theirs - other).abs())
+        right = bool((error <= 0.501 * unit(mine, dtype) + fine + slack).all())
+        doubt = self.mine_doubt[name] | other.doubt
+        off = torch.where(doubt, 0.0, (theirs - other.out).abs())
+        limit = 0.501 * unit(other.out, dtype) + 4 * fine + other.slack
+        if low:
+            limit = limit + _LOW_SLACK * largest_unit(other.out, dtype)
         error = torch.where(doubt, 0.0, error)
         return _Judged(
             doubt,
+            slack + other.slack,
             right,
-            (float(error.max()), float(theirs_error.max())),
-            (float(error.sum()), float(theirs_error.sum())),
+            bool((off <= limit).all()),
+            (float(error.max()), float(off.max())),
+            (float(error.sum()), float(off.sum())),
         )

@@ -41,7 +41,12 @@ def main(jobs: Path) -> None:
             try:
                 data = yaml.safe_load(Path(job["recipe"]).read_text("utf-8"))
                 config = MergeConfiguration.model_validate(data)
-                options = MergeOptions(random_seed=1234, quiet=True, write_model_card=False)
+                options = MergeOptions(
+                    random_seed=1234,
+                    quiet=True,
+                    write_model_card=False,
+                    lora_merge_cache=str(jobs.parent / "adapters"),
+                )
                 run_merge(config, job["out"], options)
             except Exception as problem:
                 error = f"{type(problem).__name__}: {problem}"

@@ -211,7 +211,8 @@ _STRUCTURE = {
         ("Llama", "Qwen2"),
     ),
     "modules: linear": (
-        {"merge_method": "linear", "modules": {"default": {"models": _models("a b", weight=[1, 2])}}},
+        {"merge_method": "linear",
+         "modules": {"default": {"models": _models("a b", weight=[1, 2])}}},
         ("Llama",),
     ),
     "base among the models: linear": (
@@ -236,17 +237,22 @@ _STRUCTURE = {
 
 _VOCABULARY = ("vocabularies",)
 _TOKENIZER = {
-    "tokenizer_source base: linear": {**_weighted("linear", True), "tokenizer_source": "base"},
+    "tokenizer_source base: linear": {
+        **_recipe("linear", _models("base a b c", weight=[1, 0.5, 0.3, 0.4]), True),
+        "tokenizer_source": "base",
+    },
     "tokenizer_source union: linear": {
         **_recipe("linear", _models("base a b c", weight=[1, 0.5, 0.3, 0.4]), True),
         "tokenizer_source": "union",
     },
-    "tokenizer_source union: ties": {**_sparse("ties", normalize=True), "tokenizer_source": "union"},
+    "tokenizer_source union: ties": {
+        **_sparse("ties", normalize=True), "tokenizer_source": "union",
+    },
     "tokenizer_source model: slerp": {
         **_recipe("slerp", _models("a"), True, t=0.4), "tokenizer_source": "a",
     },
     "tokenizer with rules: linear": {
-        **_weighted("linear", True),
+        **_recipe("linear", _models("base a b c", weight=[1, 0.5, 0.3, 0.4]), True),
         "tokenizer": {
             "source": "union", "pad_to_multiple_of": 32,
             "tokens": {
@@ -261,11 +267,8 @@ _TOKENIZER = {
 
 def cases() -> list[Case]:
     """All recipes, those of one operator beside one another."""
-    out = [
-        Case(f"{name}", recipe, kind)
-        for kind, found in (("exact", _EXACT), ("random", _RANDOM))
-        for name, recipe in found.items()
-    ]
+    out = [Case(name, recipe) for name, recipe in _EXACT.items()]
+    out += [Case(name, recipe, "random") for name, recipe in _RANDOM.items()]
     out.sort(key=lambda case: case.method)
     out = [
         *out,
@@ -273,7 +276,9 @@ def cases() -> list[Case]:
     ]
     for name, (recipe, architectures) in _STRUCTURE.items():
         out.append(Case(name, recipe, "structure", architectures, ("float32",)))
-    out.append(Case("no dtype: linear", _EXACT["linear"], "structure", ("Llama",), ("as in the files",)))
+    out.append(
+        Case("no dtype: linear", _EXACT["linear"], "structure", ("Llama",), ("as in the files",))
+    )
     for name, recipe in _TOKENIZER.items():
         out.append(Case(name, recipe, "tokenizer", _VOCABULARY, ("float32",)))
     return out

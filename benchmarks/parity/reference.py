@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,11 +47,22 @@ class Given:
         return [x - self.origin for x in self.xs]
 
 
-Answer = tuple[Tensor, Tensor]
+class Answer(NamedTuple):
+    """A result.
+
+    Attributes:
+        out: float64.
+        doubt: where a decision hangs on less than rounding.
+        slack: how far doubtful elements may move all the others.
+    """
+
+    out: Tensor
+    doubt: Tensor
+    slack: float = 0.0
 
 
 def _sure(out: Tensor) -> Answer:
-    return out, torch.zeros_like(out, dtype=torch.bool)
+    return Answer(out, torch.zeros_like(out, dtype=torch.bool))
 
 
 def _weighted(weights: Sequence[float], xs: Sequence[Tensor]) -> Tensor:
@@ -166,7 +177,7 @@ def model_stock(g: Given) -> Answer:
 # -- thinned task vectors ---------------------------------------------------------------------
 
 
-def _band(delta: Tensor, keep: int, skip: int, eps: float) -> Answer:
+def _band(delta: Tensor, keep: int, skip: int, eps: float) -> tuple[Tensor, Tensor]:
     """Keeps elements by rank of magnitude; doubtful are those as large as the first or last."""
     size = delta.abs().flatten()
     order = size.argsort(descending=True, stable=True)
@@ -174,7 +185,7 @@ def _band(delta: Tensor, keep: int, skip: int, eps: float) -> Answer:
     mask[order[skip : skip + keep]] = True
     doubt = torch.zeros_like(mask)
     if keep:
-        for at in ({skip} if skip else set()) | ({skip + keep} if skip + keep < len(size) else set()):
+        for at in {at for at in (skip, skip + keep) if 0 < at < len(size)}:
             edge = size[order[at - 1]], size[order[at]]  # the last on one side, the first beyond
             doubt |= (size <= edge[0] * (1 + 2 * eps)) & (size >= edge[1] * (1 - 2 * eps))
     return mask.view_as(delta), doubt.view_as(delta)
@@ -203,7 +214,7 @@ def combine(g: Given, masks: Sequence[Tensor], signs: bool, normalize: bool) -> 
         divisor = torch.where(divisor == 0, 1.0, divisor)
     if normalize:
         total = total / divisor
-    return g.origin + g.shared.get("lambda", 1.0) * total, doubt
+    return Answer(g.origin + g.shared.get("lambda", 1.0) * total, doubt)
 
 
 def ties(g: Given) -> Answer:
@@ -229,8 +240,8 @@ def _banded(g: Given, gamma: Sequence[float], signs: bool, normalize: bool) -> A
         mask, doubt = _band(delta, keep, min(int(q * n), n - keep), g.eps)
         masks.append(mask)
         doubts.append(doubt)
-    out, doubt = combine(g, masks, signs, normalize)
-    return out, doubt | torch.stack(doubts).any(dim=0)
+    found = combine(g, masks, signs, normalize)
+    return Answer(found.out, found.doubt | torch.stack(doubts).any(dim=0))
 
 
 # -- element by element -----------------------------------------------------------------------
@@ -240,11 +251,13 @@ def sce(g: Given) -> Answer:
     """Select by variance, weigh by mean squares, erase minorities."""
     deltas = torch.stack(g.deltas)
     doubt = torch.zeros_like(g.origin, dtype=torch.bool)
-    share = g.shared.get("select_topk", 1.0)
+    share, slack = g.shared.get("select_topk", 1.0), 0.0
     if share < 1:
         variance = deltas.var(dim=0, correction=0)
         keep = int(int((variance > 0).sum()) * share)
         mask, doubt = _band(variance, keep, 0, 4 * g.eps)
+        moved = (deltas * doubt).square().sum() / (deltas * mask).square().sum()
+        slack = float(moved * deltas.abs().max())
         deltas = deltas * mask
     weights = deltas.square().flatten(1).mean(dim=1)
     total = float(weights.sum())
@@ -254,13 +267,14 @@ def sce(g: Given) -> Answer:
     agree = deltas.sign() == torch.where(summed >= 0, 1.0, -1.0)
     factors = weights.view(-1, *[1] * (deltas.dim() - 1)) * agree
     mixed = (deltas * factors).sum(dim=0) / factors.sum(dim=0).clamp(min=1e-6)
-    return g.origin + mixed, doubt
+    return Answer(g.origin + mixed, doubt, slack)
 
 
 def nearswap(g: Given) -> Answer:
     """Towards the source by no more than t."""
     delta = g.deltas[0]
-    return _sure(g.origin + delta * (float(g.shared["t"]) / delta.abs().clamp(min=1e-6)).clamp(max=1))
+    share = (float(g.shared["t"]) / delta.abs().clamp(min=1e-6)).clamp(max=1)
+    return _sure(g.origin + share * delta)
 
 
 def arcee_fusion(g: Given) -> Answer:
@@ -276,7 +290,7 @@ def arcee_fusion(g: Given) -> Answer:
     noise = g.eps / divergence.clamp(min=g.eps)
     slack = 4 * g.eps + noise + noise.median()
     doubt = (score - threshold).abs() <= slack * threshold
-    return torch.where(score >= threshold, g.xs[0], g.origin), doubt
+    return Answer(torch.where(score >= threshold, g.xs[0], g.origin), doubt)
 
 
 def _ram(g: Given, plus: bool) -> Answer:
@@ -293,7 +307,7 @@ def _ram(g: Given, plus: bool) -> Answer:
             factor = 1 + g.shared["r"] * min(g.shared["alpha"], ratio)
         parts.append(torch.where(unique, factor * delta, 0.0))
         parts.append(torch.where(shared, delta / count.clamp(min=1), 0.0))
-    return g.origin + torch.stack(parts).sum(dim=0), doubt
+    return Answer(g.origin + torch.stack(parts).sum(dim=0), doubt)
 
 
 def ram(g: Given) -> Answer:

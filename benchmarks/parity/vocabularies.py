@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from compare import DIFFERS, Row, compare_exact
+from compare import Row, compare_exact
 from rounding import read_config, read_tensors
 from tokenizers import Tokenizer
 
@@ -23,14 +23,12 @@ def compare_vocabularies(row: Row, ours: Path, theirs: Path) -> None:
     mine, other = read_tensors(ours), read_tensors(theirs)
     a, b = _tokens(ours), _tokens(theirs)
     if set(a) != set(b):
-        row.verdict = DIFFERS
-        row.notes.append(f"tokens of one side only: {sorted(set(a) ^ set(b))[:6]}")
+        row.fail(f"tokens of one side only: {sorted(set(a) ^ set(b))[:6]}")
         return
     sizes = [read_config(f)["vocab_size"] for f in (ours, theirs)]
     rows = [t["model.embed_tokens.weight"].shape[0] for t in (mine, other)]
     if sizes[0] != sizes[1] or rows[0] != rows[1]:
-        row.notes.append(f"rows {rows[0]} and {rows[1]}, vocab_size {sizes[0]} and {sizes[1]}")
-        row.verdict = DIFFERS
+        row.fail(f"rows {rows[0]} and {rows[1]}, vocab_size {sizes[0]} and {sizes[1]}")
     if a != b:
         row.notes.append("the same tokens with other numbers")
     order = sorted(b, key=b.__getitem__)

@@ -216,7 +216,7 @@ class _Assembler:
             for name in names:
                 if name not in parts and not is_derived(name):
                     raise SourceError.of(
-                        f"{template.where}.model" if template.where != "base_model" else "base_model",
+                        template.field,
                         f"no tensor for {name} in {template.model.ref}",
                         f"the tensors of {self.donor.ref}", "Merge models of one architecture.",
                     )  # fmt: skip
@@ -230,7 +230,7 @@ class _Assembler:
         self.inputs.add(found)
         if found not in member.region.present:
             raise SourceError.of(
-                f"{member.where}.model", f"no tensor {found} in {member.model.ref}",
+                member.field, f"no tensor {found} in {member.model.ref}",
                 f"one for {name} of {template.model.ref}",
                 "Merge models of one architecture and depth.",
             )  # fmt: skip
@@ -342,8 +342,9 @@ def _check_extra(region: Region, block: int, member: Member, own: int) -> None:
     for name in member.region.by_block.get(own, ()):
         if member.region.moved(name, own, region, block) not in wanted and not is_derived(name):
             raise SourceError.of(
-                f"{member.where}.model", f"an unknown tensor {name} in {member.model.ref}",
-                f"those of block {block} of {region.model.ref}", "Merge models of one architecture.",
+                member.field, f"an unknown tensor {name} in {member.model.ref}",
+                f"those of block {block} of {region.model.ref}",
+                "Merge models of one architecture.",
             )  # fmt: skip
 
 

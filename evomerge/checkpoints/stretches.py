@@ -38,6 +38,11 @@ class Member:
         """The opened model."""
         return self.region.model
 
+    @property
+    def field(self) -> str:
+        """The key of its reference, for messages."""
+        return self.where if self.where == "base_model" else f"{self.where}.model"
+
 
 @dataclass(frozen=True)
 class Stretch:

@@ -41,9 +41,18 @@ def draws(key: MaskKey, start: int, stop: int, device: torch.device | str = "cpu
     lower half serves even and whose upper half odd elements, without the lowest 8 bits of
     each; integer multiplication wraps the same way on every device.
     """
+    return _draws(key.state(), start, stop, device)
+
+
+def indexed_draws(start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draws that depend on an element's position alone, with 0 in the place of a key."""
+    return _draws(0, start, stop, device)
+
+
+def _draws(state: int, start: int, stop: int, device: torch.device | str) -> Tensor:
     first = start // 2
     counter = torch.arange(first + 1, (stop + 1) // 2 + 1, dtype=torch.int64, device=device)
-    z = counter * _GOLDEN + key.state()
+    z = counter * _GOLDEN + state
     z = (z ^ _shift(z, 30)) * _M1
     z = (z ^ _shift(z, 27)) * _M2
     z = z ^ _shift(z, 31)

@@ -144,15 +144,41 @@ int64_t evomerge_combine(void *out, int out_type, int64_t n, int64_t start, int 
 
 /* -- task vectors that are thinned out ---------------------------------------------------- */
 
-/* Lanes of a band: within the outer cut and not within the inner one, where a cut is "of larger
- * magnitude than `value`, or equal to it before `position`". */
-INLINE ints_t in_band(lanes_t d, const float *values, const int64_t *positions, int64_t from) {
+/* Draws of 24 bits: element i has half i % 2 of splitmix64 at key + (i / 2 + 1) * golden ratio,
+ * without its lowest 8 bits (masks.py). */
+INLINE uint64_t split(uint64_t key, uint64_t pair) {
+    uint64_t z = key + (pair + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+INLINE int any(ints_t mask) {
+    uint64_t parts[8], hit = 0;
+    memcpy(parts, &mask, sizeof parts);
+    for (int l = 0; l < 8; l++) hit |= parts[l];
+    return hit != 0;
+}
+
+/* A cut is "of larger magnitude than values[.], or equal to it with a draw below limits[.]". */
+INLINE ints_t within(lanes_t a, float value, uint32_t limit, int64_t from) {
+    ints_t inside = a > value, equal = a == value;
+    if (limit == 0 || !any(equal)) return inside;
+    uint32_t draws[LANES];
+    for (int l = 0; l < LANES; l++) {
+        uint64_t i = (uint64_t)(from + l);
+        draws[l] = (uint32_t)(split(0, i / 2) >> (i % 2 ? 40 : 8)) & 0xffffffu;
+    }
+    words_t u;
+    memcpy(&u, draws, sizeof u);
+    return inside | (equal & (u < limit));
+}
+
+/* Lanes of a band: within the outer cut (the second) and not within the inner one. */
+INLINE ints_t in_band(lanes_t d, const float *values, const uint32_t *limits, int64_t from) {
     lanes_t a = magnitude(d);
-    int64_t inner = positions[0] - from, outer = positions[1] - from;
-    int inner_to = inner < 0 ? 0 : fewer(inner, LANES), outer_to = outer < 0 ? 0 : fewer(outer, LANES);
-    ints_t in = (a > values[1]) | ((a == values[1]) & (COUNT_UP < outer_to));
-    ints_t dropped = (a > values[0]) | ((a == values[0]) & (COUNT_UP < inner_to));
-    return in & ~dropped;
+    ints_t in = within(a, values[1], limits[1], from);
+    return values[0] == __builtin_inff() ? in : in & ~within(a, values[0], limits[0], from);
 }
 
 INLINE ints_t bits_at(const uint32_t *words, int64_t at) {
@@ -166,7 +192,7 @@ INLINE ints_t bits_at(const uint32_t *words, int64_t at) {
 INLINE int64_t thin(void *out, int out_type, int64_t count, int64_t start, int m,
                     const void *base, int base_type, const void *const *xs, const int *types,
                     const float *c, const float *w, const int *modes, const float *cuts,
-                    const int64_t *positions, const uint32_t *const *words, float scale,
+                    const uint32_t *limits, const uint32_t *const *words, float scale,
                     int normalize, int consensus, float least, int plain) {
     lanes_t terms[m > 0 ? m : 1];
     ints_t bad = {0};
@@ -177,7 +203,7 @@ INLINE int64_t thin(void *out, int out_type, int64_t count, int64_t start, int m
             lanes_t d = load(xs[i], plain ? BF16 : types[i], at, n) - b;
             if (modes[i] == KEEP_BITS) d = where(bits_at(words[i], at), d);
             if (modes[i] == KEEP_BAND)
-                d = where(in_band(d, cuts + 2 * i, positions + 2 * i, start + at), d);
+                d = where(in_band(d, cuts + 2 * i, limits + 2 * i, start + at), d);
             terms[i] = c[i] * d;
             total += terms[i];
         }
@@ -203,32 +229,25 @@ INLINE int64_t thin(void *out, int out_type, int64_t count, int64_t start, int m
 int64_t evomerge_thin(void *out, int out_type, int64_t n, int64_t start, int m, const void *base,
                       int base_type, const void *const *xs, const int *types, const float *c,
                       const float *w, const int *modes, const float *cuts,
-                      const int64_t *positions, const uint32_t *const *words, float scale,
+                      const uint32_t *limits, const uint32_t *const *words, float scale,
                       int normalize, int consensus, float least) {
     int plain = out_type == BF16 && base_type == BF16;
     for (int i = 0; i < m; i++) plain &= types[i] == BF16;
     if (plain)
         return thin(out, out_type, n, start, m, base, base_type, xs, types, c, w, modes, cuts,
-                    positions, words, scale, normalize, consensus, least, 1);
+                    limits, words, scale, normalize, consensus, least, 1);
     return thin(out, out_type, n, start, m, base, base_type, xs, types, c, w, modes, cuts,
-                positions, words, scale, normalize, consensus, least, 0);
+                limits, words, scale, normalize, consensus, least, 0);
 }
 
 /* -- masks -------------------------------------------------------------------------------- */
 
-/* Draws of 24 bits for elements from .. from + n: element i has half i % 2 of splitmix64 at
- * key + (i / 2 + 1) * golden ratio, without its lowest 8 bits (masks.py). `to` has room for
- * n + 16. Returns where the first of them lies, as `from` may be odd. */
+/* Draws of elements from .. from + n. `to` has room for n + 16; returns where the first of them
+ * lies, as `from` may be odd. */
 INLINE const uint32_t *draw(uint32_t *restrict to, uint64_t key, int64_t from, int n) {
     uint64_t halves[BLOCK / 2 + 8];
-    uint64_t first = (uint64_t)(from / 2) + 1;
     int pairs = n / 2 + 1;
-    for (int j = 0; j < pairs; j++) {
-        uint64_t z = key + (first + (uint64_t)j) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        halves[j] = z ^ (z >> 31);
-    }
+    for (int j = 0; j < pairs; j++) halves[j] = split(key, (uint64_t)(from / 2 + j));
     for (int j = 0; j < pairs; j++) {
         to[2 * j] = (uint32_t)halves[j] >> 8;
         to[2 * j + 1] = (uint32_t)(halves[j] >> 40);
@@ -340,14 +359,13 @@ void evomerge_ranked(uint32_t *words, int64_t n, int64_t start, uint64_t key, fl
         }
         for (int j = count; j % 32; j++) flags[j] = 0;
         pack(words, flags, at, count);
-        if (sums && plain) add_sums(sums, flags, base, BF16, x, BF16, at, count);
-        else if (sums) add_sums(sums, flags, base, base_type, x, type, at, count);
+        if (sums) add_sums(sums, flags, 0, F32, a, F32, 0, count);
     }
 }
 
 /* Adds sum |d| and sum |d| within a band to sums. */
 void evomerge_band_sums(int64_t count, int64_t start, const void *base, int base_type,
-                        const void *x, int type, const float *cuts, const int64_t *positions,
+                        const void *x, int type, const float *cuts, const uint32_t *limits,
                         double *sums) {
     for (int64_t block = 0; block < count; block += BLOCK) {
         lanes_t whole = {0}, kept = {0};
@@ -357,7 +375,7 @@ void evomerge_band_sums(int64_t count, int64_t start, const void *base, int base
             lanes_t d = load(x, type, at, n);
             if (base) d -= load(base, base_type, at, n);
             whole += magnitude(d);
-            kept += magnitude(where(in_band(d, cuts, positions, start + at), d));
+            kept += magnitude(where(in_band(d, cuts, limits, start + at), d));
         }
         sums[0] += lanes_sum(whole);
         sums[1] += lanes_sum(kept);
@@ -366,35 +384,33 @@ void evomerge_band_sums(int64_t count, int64_t start, const void *base, int base
 
 /* -- statistics --------------------------------------------------------------------------- */
 
-/* Adds to counts[bits of |d| >> shift]. */
-void evomerge_histogram(uint32_t *counts, int shift, int64_t count, const void *base,
-                        int base_type, const void *x, int type) {
-    uint32_t bins[LANES];
+/* Adds to counts[bits of |d| >> shift]; lowest and highest get the least and the largest bits
+ * of each bin. */
+void evomerge_histogram(uint32_t *counts, uint32_t *lowest, uint32_t *highest, int shift,
+                        int64_t count, const void *base, int base_type, const void *x, int type) {
+    uint32_t bits[LANES];
     for (int64_t at = 0; at < count; at += LANES) {
         int n = fewer(count - at, LANES);
         lanes_t d = load(x, type, at, n);
         if (base) d -= load(base, base_type, at, n);
-        words_t b = (words_t)magnitude(d) >> shift;
-        memcpy(bins, &b, sizeof bins);
-        for (int l = 0; l < n; l++) counts[bins[l]]++;
+        d = magnitude(d);
+        memcpy(bits, &d, sizeof bits);
+        for (int l = 0; l < n; l++) {
+            uint32_t u = bits[l], bin = u >> shift;
+            counts[bin]++;
+            lowest[bin] = u < lowest[bin] ? u : lowest[bin];
+            highest[bin] = u > highest[bin] ? u : highest[bin];
+        }
     }
-}
-
-INLINE int any(ints_t mask) {
-    uint64_t parts[8], hit = 0;
-    memcpy(parts, &mask, sizeof parts);
-    for (int l = 0; l < 8; l++) hit |= parts[l];
-    return hit != 0;
 }
 
 #define STEPS 8
 
-/* Magnitudes in one bin of each source's histogram, with their positions in the tensor, in
- * order. `found` counts them and stays within `room`. */
-INLINE void gather(int64_t count, int64_t start, int m, const void *base, int base_type,
+/* Magnitudes in one bin of each source's histogram, in order. `found` counts them and stays
+ * within `room`. */
+INLINE void gather(int64_t count, int m, const void *base, int base_type,
                    const void *const *xs, const int *types, const uint32_t *bins, int shift,
-                   float *const *values, int64_t *const *places, const int64_t *room,
-                   int64_t *found, int plain) {
+                   float *const *values, const int64_t *room, int64_t *found, int plain) {
     for (int64_t block = 0; block < count; block += STEPS * LANES) {
         int steps = fewer((count - block + LANES - 1) / LANES, STEPS);
         lanes_t b[STEPS] = {{0}};
@@ -421,7 +437,6 @@ INLINE void gather(int64_t count, int64_t start, int m, const void *base, int ba
                 for (int l = 0; l < LANES; l++) {
                     if (!here[l] || found[i] >= room[i]) continue;
                     memcpy(values[i] + found[i], bits + l, 4);
-                    places[i][found[i]] = start + block + k * LANES + l;
                     found[i]++;
                 }
             }
@@ -429,18 +444,52 @@ INLINE void gather(int64_t count, int64_t start, int m, const void *base, int ba
     }
 }
 
-void evomerge_gather(int64_t count, int64_t start, int m, const void *base, int base_type,
+void evomerge_gather(int64_t count, int m, const void *base, int base_type,
                      const void *const *xs, const int *types, const uint32_t *bins, int shift,
-                     float *const *values, int64_t *const *places, const int64_t *room,
-                     int64_t *found) {
+                     float *const *values, const int64_t *room, int64_t *found) {
     int plain = base && base_type == BF16;
     for (int i = 0; i < m; i++) plain &= types[i] == BF16;
     if (plain)
-        gather(count, start, m, base, base_type, xs, types, bins, shift, values, places, room,
-               found, 1);
+        gather(count, m, base, base_type, xs, types, bins, shift, values, room, found, 1);
     else
-        gather(count, start, m, base, base_type, xs, types, bins, shift, values, places, room,
-               found, 0);
+        gather(count, m, base, base_type, xs, types, bins, shift, values, room, found, 0);
+}
+
+/* Magnitudes of row-wise sorted |d| at the ranks `at`, `levels` of them for every row of
+ * `table`, whose rows have LEVELS numbers; `work` has room for two rows. */
+void evomerge_row_table(float *table, int64_t rows, int64_t row_length, int levels,
+                        const int64_t *ranks, const void *base, int base_type, const void *x,
+                        int type, uint32_t *work) {
+    for (int64_t row = 0; row < rows; row++) {
+        uint32_t *from = work, *to = work + row_length;
+        uint32_t counts[3][2048] = {{0}};
+        for (int64_t j = 0; j < row_length; j += LANES) {
+            int n = fewer(row_length - j, LANES);
+            lanes_t d = load(x, type, row * row_length + j, n);
+            if (base) d -= load(base, base_type, row * row_length + j, n);
+            words_t u = (words_t)magnitude(d);
+            memcpy(from + j, &u, (size_t)n * 4);
+        }
+        for (int64_t j = 0; j < row_length; j++) {
+            counts[0][from[j] & 2047]++;
+            counts[1][from[j] >> 11 & 2047]++;
+            counts[2][from[j] >> 22]++;
+        }
+        for (int pass = 0; pass < 3; pass++) { /* radix sort, 11 bits at a time */
+            uint32_t sum = 0;
+            for (int b = 0; b < 2048; b++) {
+                uint32_t count = counts[pass][b];
+                counts[pass][b] = sum;
+                sum += count;
+            }
+            for (int64_t j = 0; j < row_length; j++)
+                to[counts[pass][from[j] >> (11 * pass) & 2047]++] = from[j];
+            uint32_t *swap = from;
+            from = to;
+            to = swap;
+        }
+        for (int r = 0; r < levels; r++) memcpy(table + row * LEVELS + r, from + ranks[r], 4);
+    }
 }
 
 /* Adds the m x m dot products of x_i - base (of x_i where base is null) to gram. */

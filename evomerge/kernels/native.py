@@ -18,7 +18,8 @@ from torch import Tensor
 
 from evomerge.kernels.cache import cache_folder
 from evomerge.kernels.masks import MaskKey
-from evomerge.kernels.select import Band
+from evomerge.kernels.select import SHIFT, Band
+from evomerge.kernels.torch_loops import LEVELS
 
 _SOURCE = Path(__file__).with_name("merge.c")
 _FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
@@ -60,7 +61,7 @@ def library() -> ctypes.CDLL | None:
         return None
     for name in ("combine", "thin", "non_finite"):
         getattr(loaded, f"evomerge_{name}").restype = _Long
-    for name in ("chance", "ranked", "band_sums", "histogram", "gather", "gram"):
+    for name in ("chance", "ranked", "band_sums", "histogram", "gather", "row_table", "gram"):
         getattr(loaded, f"evomerge_{name}").restype = None
     return loaded
 
@@ -151,20 +152,20 @@ class NativeLoops:
         m = len(xs)
         modes: list[int] = [_ALL] * m
         words: list[Tensor | None] = [None] * m
-        cuts, positions = [0.0] * (2 * m), [0] * (2 * m)
+        values, limits = [0.0] * (2 * m), [0] * (2 * m)
         for i, keep in enumerate(keeps):
             if isinstance(keep, Tensor):
                 modes[i], words[i] = _BITS, keep
             elif keep is not None:
-                (inner, inner_at), (outer, outer_at) = keep
+                (inner, inner_limit), (outer, outer_limit) = keep
                 modes[i] = _BAND
-                cuts[2 * i : 2 * i + 2] = inner, outer
-                positions[2 * i : 2 * i + 2] = inner_at, outer_at
+                values[2 * i : 2 * i + 2] = inner, outer
+                limits[2 * i : 2 * i + 2] = inner_limit, outer_limit
         return int(
             self._c.evomerge_thin(
                 *_one(out), _Long(out.numel()), _Long(start), _Int(m), *_one(base), _pointers(xs),
                 _types(xs), (_Float * m)(*factors), (_Float * m)(*weights), (_Int * m)(*modes),
-                (_Float * (2 * m))(*cuts), (_Long * (2 * m))(*positions), _pointers(words),
+                (_Float * (2 * m))(*values), (_Word * (2 * m))(*limits), _pointers(words),
                 _Float(scale), _Int(normalize), _Int(consensus), _Float(least),
             )
         )  # fmt: skip
@@ -210,39 +211,46 @@ class NativeLoops:
         start: int,
     ) -> tuple[float, float]:
         two = (ctypes.c_double * 2)()
-        (inner, inner_at), (outer, outer_at) = band
+        (inner, inner_limit), (outer, outer_limit) = band
         self._c.evomerge_band_sums(
             _Long(x.numel()), _Long(start), *_one(base), *_one(x), (_Float * 2)(inner, outer),
-            (_Long * 2)(inner_at, outer_at), two,
+            (_Word * 2)(inner_limit, outer_limit), two,
         )  # fmt: skip
         return two[0], two[1]
 
-    def histogram(self, shift: int, base: Tensor | None, x: Tensor) -> Tensor:
-        counts = torch.zeros(1 << (31 - shift), dtype=torch.int32)
+    def histogram(self, base: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        size = 1 << (31 - SHIFT)
+        counts, highest = (torch.zeros(size, dtype=torch.int32) for _ in range(2))
+        lowest = torch.full((size,), 2**31 - 1, dtype=torch.int32)
         self._c.evomerge_histogram(
-            _Pointer(counts.data_ptr()), _Int(shift), _Long(x.numel()), *_one(base), *_one(x)
-        )
-        return counts.to(torch.int64)
+            _Pointer(counts.data_ptr()), _Pointer(lowest.data_ptr()),
+            _Pointer(highest.data_ptr()), _Int(SHIFT), _Long(x.numel()), *_one(base), *_one(x),
+        )  # fmt: skip
+        return counts, lowest, highest
 
     def gather(
-        self,
-        shift: int,
-        bins: Sequence[int],
-        room: Sequence[int],
-        base: Tensor | None,
-        xs: Sequence[Tensor],
-        start: int,
-    ) -> list[tuple[Tensor, Tensor]]:
+        self, bins: Sequence[int], room: Sequence[int], base: Tensor | None, xs: Sequence[Tensor]
+    ) -> list[Tensor]:
         m = len(xs)
         values = [torch.empty(r, dtype=torch.float32) for r in room]
-        places = [torch.empty(r, dtype=torch.int64) for r in room]
         found = (_Long * m)()
         self._c.evomerge_gather(
-            _Long(xs[0].numel()), _Long(start), _Int(m), *_one(base), _pointers(xs), _types(xs),
-            (_Word * m)(*bins), _Int(shift), _pointers(values), _pointers(places),
-            (_Long * m)(*room), found,
+            _Long(xs[0].numel()), _Int(m), *_one(base), _pointers(xs), _types(xs),
+            (_Word * m)(*bins), _Int(SHIFT), _pointers(values), (_Long * m)(*room), found,
         )  # fmt: skip
-        return [(v[:f], p[:f]) for v, p, f in zip(values, places, found, strict=True)]
+        return [v[:f].clone() for v, f in zip(values, found, strict=True)]
+
+    def row_table(
+        self, ranks: Sequence[int], row_length: int, base: Tensor | None, x: Tensor
+    ) -> Tensor:
+        rows = x.numel() // row_length
+        table = torch.full((rows, LEVELS), float("inf"))
+        work = torch.empty(2 * row_length, dtype=torch.int32)
+        self._c.evomerge_row_table(
+            _Pointer(table.data_ptr()), _Long(rows), _Long(row_length), _Int(len(ranks)),
+            (_Long * len(ranks))(*ranks), *_one(base), *_one(x), _Pointer(work.data_ptr()),
+        )  # fmt: skip
+        return table
 
     def gram(self, base: Tensor | None, xs: Sequence[Tensor]) -> Tensor:
         out = torch.zeros(len(xs), len(xs), dtype=torch.float64)

@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from evomerge.kernels.select import SHIFT, Cut, Histogram, Magnitudes, cuts
+from evomerge.kernels.select import NOTHING, SHIFT, Cut, Magnitudes, cuts, dense_counts, joined
+from evomerge.kernels.torch_loops import in_band
 from evomerge.kernels.view import View
 
 _BLOCK = 1 << 18
@@ -38,50 +39,50 @@ def largest(view: View, values: Values, ks: Sequence[int]) -> list[Cut]:
     """
     if not view.count:
         return []
-    total = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
-    lock = Lock()
+    parts = _Counts()
 
     # added up at once, as one of every block of a large tensor would be much memory
     def count(start: int, base: Tensor | None, xs: list[Tensor]) -> None:
-        part = torch.bincount(_bins(values(start, base, xs)), minlength=len(total)).cpu()
-        with lock:
-            total.add_(part)
+        parts.add(_bits(values(start, base, xs)))
 
     over_blocks(view, count)
-    histogram = Histogram.of(total)
+    histogram = joined([parts.sums])
 
-    def gather(which: Sequence[int], bins: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    def gather(which: Sequence[int], bins: Sequence[int]) -> list[Tensor]:
         sizes = dict(zip(histogram.bins.tolist(), histogram.counts.tolist(), strict=True))
         chosen = [torch.empty(sizes[n], dtype=torch.float32) for n in bins]
-        places = [torch.empty(sizes[n], dtype=torch.int64) for n in bins]
         filled = [0] * len(bins)
+        lock = Lock()
 
         # into room made before: small pieces that outlive a block would split up the memory
         def work(start: int, base: Tensor | None, xs: list[Tensor]) -> None:
             a = values(start, base, xs)
-            number = _bins(a)
+            number = _bits(a) >> SHIFT
             for j, wanted in enumerate(bins):
-                at = torch.nonzero(number == wanted).flatten()
+                found = a[number == wanted].cpu()
                 with lock:
-                    here = slice(filled[j], filled[j] + len(at))
+                    here = slice(filled[j], filled[j] + len(found))
                     filled[j] = here.stop
-                    chosen[j][here] = a[at].cpu()
-                    places[j][here] = at.cpu() + start
+                    chosen[j][here] = found
 
         over_blocks(view, work)
-        orders = [p.argsort() for p in places]
-        return [(c[o], p[o]) for c, p, o in zip(chosen, places, orders, strict=True)]
+        return chosen
 
     def everything(_: int) -> Magnitudes:
-        def blocks() -> Iterator[tuple[int, Tensor]]:
+        def blocks() -> Iterator[Tensor]:
             for a, b in view.runs():
                 for block in _blocks(view, a, b):
-                    yield block[0], values(*block)
+                    yield values(*block)
 
         return blocks
 
     # one more than there are: the cut after the last element is wanted with its value, too
     return cuts(view.count + 1, [(histogram, k) for k in ks], gather, everything)
+
+
+def keeps(cut: Cut, values: Tensor, start: int) -> Tensor:
+    """Which elements of a block of values a cut of `largest` keeps."""
+    return in_band(values, (NOTHING, cut), start)
 
 
 def _blocks(view: View, start: int, stop: int) -> Iterator[Block]:
@@ -91,6 +92,27 @@ def _blocks(view: View, start: int, stop: int) -> Iterator[Block]:
         yield a, wide, [x.to(torch.float32) for x in xs]
 
 
-def _bins(values: Tensor) -> Tensor:
-    """Bins of a histogram; without the sign, which NaN may have."""
-    return (values.view(torch.int32) & 0x7FFFFFFF) >> SHIFT
+def _bits(values: Tensor) -> Tensor:
+    """Bits of float32 numbers without the sign, which NaN may have."""
+    return values.view(torch.int32) & 0x7FFFFFFF
+
+
+class _Counts:
+    """Dense counts of a histogram that several threads add to."""
+
+    def __init__(self) -> None:
+        size = 1 << (31 - SHIFT)
+        self.sums = (
+            torch.zeros(size, dtype=torch.int64),
+            torch.full((size,), 2**31, dtype=torch.int64),
+            torch.zeros(size, dtype=torch.int64),
+        )
+        self._lock = Lock()
+
+    def add(self, bits: Tensor) -> None:
+        """Counts the bits of one block."""
+        counts, lowest, highest = dense_counts(bits)
+        with self._lock:
+            self.sums[0].add_(counts)
+            torch.minimum(self.sums[1], lowest, out=self.sums[1])
+            torch.maximum(self.sums[2], highest, out=self.sums[2])

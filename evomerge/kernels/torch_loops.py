@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.masks import BITS, MaskKey, draws
-from evomerge.kernels.select import Band
+from evomerge.kernels.select import SHIFT, Band, dense_counts, within
 
 LEVELS = 32
 _BLOCK, _LANES = 256, 16
@@ -104,7 +104,7 @@ class TorchLoops:
             if isinstance(keep, Tensor):
                 d = torch.where(keep, d, 0.0)
             elif keep is not None:
-                d = torch.where(_in_band(d.abs(), keep, start), d, 0.0)
+                d = torch.where(in_band(d.abs(), keep, start), d, 0.0)
             terms.append(factor * d)
             total += terms[-1]
         if consensus:
@@ -165,38 +165,44 @@ class TorchLoops:
     def band_sums(self, band: Band, base: Tensor, x: Tensor, start: int) -> tuple[float, float]:
         """sum |d| and sum |d| within a band, given by its inner and its outer cut."""
         a = (x.to(torch.float32) - base.to(torch.float32)).abs()
-        return _sums(base, x, _in_band(a, band, start))
+        return _sums(base, x, in_band(a, band, start))
 
-    def histogram(self, shift: int, base: Tensor | None, x: Tensor) -> Tensor:
-        """Counts of (bits of |d|) >> shift, an int64 tensor of 2**(31 - shift) numbers."""
-        bits = _magnitude(base, x).view(torch.int32) >> shift
-        return torch.bincount(bits, minlength=1 << (31 - shift)).cpu()
+    def histogram(self, base: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts, least and largest float32 bits of |d| in every bin (see `select`)."""
+        return dense_counts(_magnitude(base, x).view(torch.int32))
 
     def gather(
-        self,
-        shift: int,
-        bins: Sequence[int],
-        room: Sequence[int],
-        base: Tensor | None,
-        xs: Sequence[Tensor],
-        start: int,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Magnitudes in one bin of each source's histogram and their positions, in order.
+        self, bins: Sequence[int], room: Sequence[int], base: Tensor | None, xs: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Magnitudes in one bin of each source's histogram, in order.
 
         Args:
-            shift: of the histogram.
             bins: one a source.
             room: the most elements that a source has there.
             base: the base's run, or None for the sources themselves.
             xs: the sources' runs.
-            start: of the run in the tensor.
         """
         out = []
         for x, wanted in zip(xs, bins, strict=True):
             a = _magnitude(base, x)
-            at = torch.nonzero(a.view(torch.int32) >> shift == wanted).flatten()
-            out.append((a[at].cpu(), at.cpu() + start))
+            out.append(a[a.view(torch.int32) >> SHIFT == wanted].cpu())
         return out
+
+    def row_table(
+        self, ranks: Sequence[int], row_length: int, base: Tensor | None, x: Tensor
+    ) -> Tensor:
+        """Magnitudes at some ranks of every sorted row, rows x 32 float32, then infinity.
+
+        Args:
+            ranks: at most 32, from 0 for the smallest.
+            row_length: elements of a row.
+            base: the base's rows, or None for the source's own magnitudes.
+            x: whole rows of the source.
+        """
+        ordered = _magnitude(base, x).view(-1, row_length).sort(dim=1).values
+        table = torch.full((len(ordered), LEVELS), float("inf"), device=x.device)
+        table[:, : len(ranks)] = ordered[:, list(ranks)]
+        return table.cpu()
 
     def gram(self, base: Tensor | None, xs: Sequence[Tensor]) -> Tensor:
         """m x m dot products of x_i - base (of x_i without one), float64 on the CPU."""
@@ -231,12 +237,10 @@ def _magnitude(base: Tensor | None, x: Tensor) -> Tensor:
     return (wide if base is None else wide - base.to(torch.float32)).abs()
 
 
-def _in_band(a: Tensor, band: Band, start: int) -> Tensor:
-    at = torch.arange(start, start + a.numel(), device=a.device)
-    (inner, inner_at), (outer, outer_at) = band
-    kept = (a > outer) | ((a == outer) & (at < outer_at))
-    dropped = (a > inner) | ((a == inner) & (at < inner_at))
-    return kept & ~dropped
+def in_band(a: Tensor, band: Band, start: int) -> Tensor:
+    """Which magnitudes of a run the outer cut of a band keeps but not its inner one."""
+    inner, outer = band
+    return within(a, outer, start) & ~within(a, inner, start)
 
 
 def _sums(base: Tensor, x: Tensor, mask: Tensor) -> tuple[float, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from evomerge.kernels.loops import loops_for
 from evomerge.kernels.masks import MaskKey
-from evomerge.kernels.select import SHIFT, Cut, Histogram, cuts
+from evomerge.kernels.select import Cut, Histogram, cuts, joined
 from evomerge.kernels.torch_loops import LEVELS
 from evomerge.kernels.weight import Weight
 
@@ -101,7 +100,9 @@ class View:
 
     def over_runs(self, work: Callable[[int, int], T]) -> list[T]:
         """Does some work for every run, on several threads where the tensor is large."""
-        runs = self.runs()
+        return self._over(self.runs(), work)
+
+    def _over(self, runs: Sequence[tuple[int, int]], work: Callable[[int, int], T]) -> list[T]:
         if self._pool is None or len(runs) < 2:
             return [work(a, b) for a, b in runs]
         return list(self._pool.map(lambda run: work(*run), runs))
@@ -158,48 +159,37 @@ class View:
         """Of the magnitudes of one task vector."""
 
         def compute() -> Arrays:
-            total = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
-            lock = Lock()
+            def work(a: int, b: int) -> tuple[Tensor, Tensor, Tensor]:
+                base, x = self._pair(source, a, b)
+                return loops_for([base, x]).histogram(base, x)
 
-            # added up at once, as one of every run of a large tensor would be much memory
-            def work(a: int, b: int) -> None:
-                base, xs = self._pair(source, a, b)
-                part = loops_for([base, xs]).histogram(SHIFT, base, xs)
-                with lock:
-                    total.add_(part)
-
-            self.over_runs(work)
-            made = Histogram.of(total)
-            return {"bins": made.bins, "above": made.above, "counts": made.counts}
+            return dict(vars(joined(self.over_runs(work))))
 
         kept = self._memory.recall("histogram", self._members(source), compute)
-        return Histogram(*(kept[k].astype(np.int64) for k in ("bins", "above", "counts")))
+        return Histogram(**{k: v.astype(np.int64) for k, v in kept.items()})
 
     def cuts(self, wanted: Sequence[tuple[int, int]]) -> list[Cut]:
         """For each (source, k) the cut that keeps the k largest of its task vector."""
         needed = [(self.histogram(i), k) if 0 < k < self.count else (_EMPTY, k) for i, k in wanted]
 
-        def gather(which: Sequence[int], bins: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-            rooms = [needed[i][0].place(needed[i][1])[2] for i in which]
+        def gather(which: Sequence[int], bins: Sequence[int]) -> list[Tensor]:
+            sizes = [int(h.counts[h.place(k)[0]]) for h, k in (needed[i] for i in which)]
 
-            def work(a: int, b: int) -> list[tuple[Tensor, Tensor]]:
+            def work(a: int, b: int) -> list[Tensor]:
                 base, xs = self.read(a, b)
                 chosen = [xs[wanted[i][0]] for i in which]
-                room = [min(r, b - a) for r in rooms]
-                return loops_for([base, *chosen]).gather(SHIFT, bins, room, base, chosen, a)
+                room = [min(size, b - a) for size in sizes]
+                return loops_for([base, *chosen]).gather(bins, room, base, chosen)
 
             parts = self.over_runs(work)
-            return [
-                (torch.cat([p[j][0] for p in parts]), torch.cat([p[j][1] for p in parts]))
-                for j in range(len(which))
-            ]
+            return [torch.cat([p[j] for p in parts]) for j in range(len(which))]
 
-        def magnitudes(i: int) -> Callable[[], Iterator[tuple[int, Tensor]]]:
-            def run() -> Iterator[tuple[int, Tensor]]:
+        def magnitudes(i: int) -> Callable[[], Iterator[Tensor]]:
+            def run() -> Iterator[Tensor]:
                 for a, b in self.runs():
                     base, x = self._pair(wanted[i][0], a, b)
                     wide = x.to(torch.float32)
-                    yield a, (wide if base is None else wide - base.to(torch.float32)).abs()
+                    yield (wide if base is None else wide - base.to(torch.float32)).abs()
 
             return run
 
@@ -215,18 +205,17 @@ class View:
         """
         levels = min(LEVELS, self.row_length)
 
+        # level r begins at the rank ceil(r * n / levels)
+        ranks = [-(-r * self.row_length // levels) for r in range(levels)]
+
+        def work(a: int, b: int) -> Tensor:
+            base, x = self._pair(source, a, b)
+            return loops_for([base, x]).row_table(ranks, self.row_length, base, x)
+
         def compute() -> Arrays:
-            parts = []
-            for base, xs in self.blocks():
-                d = xs[source] if base is None else xs[source] - base
-                ordered = d.abs().sort(dim=1).values
-                # level r begins at the rank ceil(r * n / levels)
-                at = [-(-r * self.row_length // levels) for r in range(levels)]
-                table = torch.full((len(d), LEVELS), float("inf"), device=d.device)
-                table[:, :levels] = ordered[:, at]
-                table[:, 0] = 0.0
-                parts.append(table.cpu())
-            return {"table": torch.cat(parts).numpy()}
+            table = torch.cat(self._over(self.row_blocks(), work))
+            table[:, 0] = 0.0
+            return {"table": table.numpy()}
 
         kept = self._memory.recall("row_table", self._members(source), compute)["table"]
         return torch.from_numpy(np.ascontiguousarray(kept, dtype=np.float32)), levels
@@ -243,7 +232,7 @@ class View:
         return (self._names[0], self._names[source + 1])
 
 
-_EMPTY = Histogram(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
+_EMPTY = Histogram(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
 
 
 def _rows(x: Tensor | None, row_length: int) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evomerge.kernels.passes import largest, over_blocks
+from evomerge.kernels.passes import keeps, largest, over_blocks
 from evomerge.kernels.plans import Blockwise
 from evomerge.kernels.select import NOTHING, Cut
 from evomerge.operators.parameters import Deltas, Share, Unused
@@ -17,7 +17,8 @@ def sce(view: Deltas, *, select_topk: Share = 1.0, int8_mask: Unused = False) ->
     """base + weighted mean of selected task vectors over the sources that agree in sign.
 
     Selected are the elements whose variance over the sources is largest: the share
-    `select_topk` of those where it is not 0, rounded down; equal ones count by position. One
+    `select_topk` of those where it is not 0, rounded down; of equal
+    ones as many as it takes, by draws. One
     source alone, and equal sources, have no variance, so that less than the whole selects
     nothing and gives the base. Weights are the mean squares of what was selected, equal ones
     where these sum to less than 1e-6. The elected sign is that of the plain sum, zero counting
@@ -35,9 +36,7 @@ def sce(view: Deltas, *, select_topk: Share = 1.0, int8_mask: Unused = False) ->
         if cut is None:
             return deltas
         variance = _variance(start, base, xs)
-        at = torch.arange(start, start + len(variance), device=variance.device)
-        mask = (variance > cut[0]) | ((variance == cut[0]) & (at < cut[1]))
-        mask &= variance > 0
+        mask = keeps(cut, variance, start) & (variance > 0)
         return [torch.where(mask, d, 0.0) for d in deltas]
 
     def squares(start: int, base: Tensor | None, xs: list[Tensor]) -> Tensor:

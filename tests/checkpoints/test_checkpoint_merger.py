@@ -16,6 +16,8 @@ from evomerge.kernels.masks import MaskKey, uniform
 from evomerge.recipe import Case, Recipe, Source
 
 WEIGHTS, DENSITY = (0.7, 0.4), 0.5
+METHODS = ("linear", "task_arithmetic", "ties", "dare_ties")
+"""What `expected` can compute; the operators have tests of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def expected(method, pool, merger, name, weights=WEIGHTS):
     return base + total
 
 
-@pytest.mark.parametrize("method", operators.names())
+@pytest.mark.parametrize("method", METHODS)
 def test_equals_float64_arithmetic(pool, method):
     merger = Merger()
     recipe = recipe_of(pool, method, parameters={"seed": 5})
@@ -82,7 +84,7 @@ def test_equals_float64_arithmetic(pool, method):
         )
 
 
-@pytest.mark.parametrize("method", operators.names())
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounds_once_at_the_end(pool, method, dtype):
     """Half an ulp from the exact result; rounding at each step would be several."""
@@ -214,8 +216,11 @@ def test_grown_vocabulary_below_text_config(tmp_path):
     ],
 )
 def test_wrong_parameters_are_named(method, common, own, key):
+    recipe = Recipe(method, (Source("a", own),), "base", common)
+    if (method, common) == ("linear", {"density": 1}):  # mergekit passes over it
+        check_recipe(recipe)
     with pytest.raises(RecipeError) as raised:
-        check_recipe(Recipe(method, (Source("a", own),), "base", common))
+        check_recipe(recipe, strict=True)
     assert raised.value.problems[0].field == key
 
 

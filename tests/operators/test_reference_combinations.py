@@ -99,6 +99,18 @@ def test_slerp(made, t, opposite):
     assert np.allclose(merged, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("cosine", "linear"),
+    [(0.9994, False), (0.9996, True), (-0.9994, False), (-0.9996, True)],
+)
+def test_slerp_is_linear_from_a_cosine_of_09995_on(cosine, linear):
+    """As mergekit has it; at half of the way a chord is shorter than its arc's radius."""
+    base = np.array([1.0, 0.0], np.float32)
+    x = np.array([cosine, math.sqrt(1 - cosine**2)], np.float32)
+    length = np.linalg.norm(_merge("slerp", base, [x], t=0.5))
+    assert length == pytest.approx(math.sqrt((1 + cosine) / 2) if linear else 1.0, rel=2e-5)
+
+
 def _along(axis, function, *arrays):
     """A function of vectors along an axis, vector by vector."""
     moved = [np.moveaxis(x, axis, -1) for x in arrays]
@@ -186,6 +198,30 @@ def test_karcher_is_where_the_logarithms_sum_to_zero(made):
         sine = np.linalg.norm(across)
         logarithms.append(math.atan2(sine, u @ mean) * across / sine if sine > 1e-9 else across)
     assert np.linalg.norm(np.mean(logarithms, axis=0)) < 1e-5
+
+
+@given(tensors(least=2), st.integers(0, 3))
+@quick
+def test_karcher_takes_its_steps_along_the_mean_logarithm(made, steps):
+    _, sources = made
+    vectors = np.stack([x.astype(float).ravel() for x in sources])
+    norms = np.linalg.norm(vectors, axis=1)
+    units = vectors / norms[:, None]
+    mean = units.mean(0)
+    if np.linalg.norm(mean) < 0.05 or (units @ units.T).min() < -0.9:
+        return
+    mean /= np.linalg.norm(mean)
+    for _ in range(steps):
+        step = np.zeros_like(mean)
+        for u in units:
+            across = u - (u @ mean) * mean
+            sine = np.linalg.norm(across)
+            step += math.atan2(sine, u @ mean) * (across / sine if sine > 1e-9 else 0) / len(units)
+        angle = np.linalg.norm(step)
+        if angle > 1e-6:
+            mean = math.cos(angle) * mean + math.sin(angle) * step / angle
+    merged = _merge("karcher", None, sources, max_iter=steps, tol=1e-6).ravel()
+    assert np.allclose(merged, mean * norms.mean(), rtol=1e-4, atol=1e-4)
 
 
 def _stock(b, xs):
