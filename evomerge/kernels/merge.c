@@ -160,25 +160,42 @@ INLINE int any(ints_t mask) {
     return hit != 0;
 }
 
-/* A cut is "of larger magnitude than values[.], or equal to it with a draw below limits[.]". */
-INLINE ints_t within(lanes_t a, float value, uint32_t limit, int64_t from) {
-    ints_t inside = a > value, equal = a == value;
-    if (limit == 0 || !any(equal)) return inside;
-    uint32_t draws[LANES];
+typedef uint64_t pairs_t __attribute__((vector_size(4 * LANES)));
+
+/* Draws with key 0 of the 16 elements from `from` on. */
+INLINE words_t indexed_draws(int64_t from) {
+    if (from % 2 == 0) {
+        pairs_t z = {0, 1, 2, 3, 4, 5, 6, 7};
+        z = (z + (uint64_t)(from / 2 + 1)) * 0x9E3779B97F4A7C15ull;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+        z ^= z >> 31;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        return (words_t)z >> 8;
+#endif
+    }
+    words_t out = {0};
     for (int l = 0; l < LANES; l++) {
         uint64_t i = (uint64_t)(from + l);
-        draws[l] = (uint32_t)(split(0, i / 2) >> (i % 2 ? 40 : 8)) & 0xffffffu;
+        out[l] = (uint32_t)(split(0, i / 2) >> (i % 2 ? 40 : 8)) & 0xffffffu;
     }
-    words_t u;
-    memcpy(&u, draws, sizeof u);
-    return inside | (equal & (u < limit));
+    return out;
+}
+
+/* A cut keeps magnitudes from ends[1] on, and of those from ends[0] to there the ones whose
+ * draw is below the limit. */
+INLINE ints_t within(lanes_t a, const float *ends, uint32_t limit, int64_t from) {
+    ints_t inside = a >= ends[1];
+    if (limit == 0) return inside;
+    ints_t zone = (a >= ends[0]) & ~inside;
+    return any(zone) ? inside | (zone & (ints_t)(indexed_draws(from) < limit)) : inside;
 }
 
 /* Lanes of a band: within the outer cut (the second) and not within the inner one. */
-INLINE ints_t in_band(lanes_t d, const float *values, const uint32_t *limits, int64_t from) {
+INLINE ints_t in_band(lanes_t d, const float *ends, const uint32_t *limits, int64_t from) {
     lanes_t a = magnitude(d);
-    ints_t in = within(a, values[1], limits[1], from);
-    return values[0] == __builtin_inff() ? in : in & ~within(a, values[0], limits[0], from);
+    ints_t in = within(a, ends + 2, limits[1], from);
+    return ends[0] == __builtin_inff() ? in : in & ~within(a, ends, limits[0], from);
 }
 
 INLINE ints_t bits_at(const uint32_t *words, int64_t at) {
@@ -203,7 +220,7 @@ INLINE int64_t thin(void *out, int out_type, int64_t count, int64_t start, int m
             lanes_t d = load(xs[i], plain ? BF16 : types[i], at, n) - b;
             if (modes[i] == KEEP_BITS) d = where(bits_at(words[i], at), d);
             if (modes[i] == KEEP_BAND)
-                d = where(in_band(d, cuts + 2 * i, limits + 2 * i, start + at), d);
+                d = where(in_band(d, cuts + 4 * i, limits + 2 * i, start + at), d);
             terms[i] = c[i] * d;
             total += terms[i];
         }
@@ -316,9 +333,10 @@ INLINE lanes_t look_up(const float *t, ints_t r) {
 }
 
 /* A random mask whose probability grows with the rank of the magnitude in its row. `table` has
- * 32 rising magnitudes for every row, the first of them 0, of which `levels` count. An element
+ * 32 rising magnitudes for every row, the first of them -1, of which `levels` count. An element
  * that reaches number r is kept if its draw u is below low + r * step, that is if r is above
- * (u - low) / step; it cannot be where that leads to `levels` or more. */
+ * (u - low) / step; it cannot be where that leads to `levels` or more. Of elements that equal
+ * number r those with an even draw reach it, so that a crowd of them has its mean rank. */
 void evomerge_ranked(uint32_t *words, int64_t n, int64_t start, uint64_t key, float low,
                      float inverse_step, int levels, const float *table, int64_t row_length,
                      const void *base, int base_type, const void *x, int type, double *sums) {
@@ -352,7 +370,9 @@ void evomerge_ranked(uint32_t *words, int64_t n, int64_t start, uint64_t key, fl
                 v = (v - low) * inverse_step + 1.0f;
                 v = where(v > 0.0f, v);
                 ints_t r = __builtin_convertvector(v, ints_t);
-                k = -((r < levels) & (d >= look_up(t, r & (LEVELS - 1))));
+                lanes_t least = look_up(t, r & (LEVELS - 1));
+                ints_t reached = (d > least) | ((d == least) & ((k & 1) == 0));
+                k = -((r < levels) & reached);
                 memcpy(flags + j, &k, sizeof k);
             }
             from = to;
@@ -384,23 +404,17 @@ void evomerge_band_sums(int64_t count, int64_t start, const void *base, int base
 
 /* -- statistics --------------------------------------------------------------------------- */
 
-/* Adds to counts[bits of |d| >> shift]; lowest and highest get the least and the largest bits
- * of each bin. */
-void evomerge_histogram(uint32_t *counts, uint32_t *lowest, uint32_t *highest, int shift,
-                        int64_t count, const void *base, int base_type, const void *x, int type) {
-    uint32_t bits[LANES];
+/* Adds to counts[bits of |d| >> shift]. */
+void evomerge_histogram(uint32_t *counts, int shift, int64_t count, const void *base,
+                        int base_type, const void *x, int type) {
+    uint32_t bins[LANES];
     for (int64_t at = 0; at < count; at += LANES) {
         int n = fewer(count - at, LANES);
         lanes_t d = load(x, type, at, n);
         if (base) d -= load(base, base_type, at, n);
-        d = magnitude(d);
-        memcpy(bits, &d, sizeof bits);
-        for (int l = 0; l < n; l++) {
-            uint32_t u = bits[l], bin = u >> shift;
-            counts[bin]++;
-            lowest[bin] = u < lowest[bin] ? u : lowest[bin];
-            highest[bin] = u > highest[bin] ? u : highest[bin];
-        }
+        words_t b = (words_t)magnitude(d) >> shift;
+        memcpy(bins, &b, sizeof bins);
+        for (int l = 0; l < n; l++) counts[bins[l]]++;
     }
 }
 

@@ -152,20 +152,20 @@ class NativeLoops:
         m = len(xs)
         modes: list[int] = [_ALL] * m
         words: list[Tensor | None] = [None] * m
-        values, limits = [0.0] * (2 * m), [0] * (2 * m)
+        ends, limits = [0.0] * (4 * m), [0] * (2 * m)
         for i, keep in enumerate(keeps):
             if isinstance(keep, Tensor):
                 modes[i], words[i] = _BITS, keep
             elif keep is not None:
-                (inner, inner_limit), (outer, outer_limit) = keep
+                inner, outer = keep
                 modes[i] = _BAND
-                values[2 * i : 2 * i + 2] = inner, outer
-                limits[2 * i : 2 * i + 2] = inner_limit, outer_limit
+                ends[4 * i : 4 * i + 4] = *inner[:2], *outer[:2]
+                limits[2 * i : 2 * i + 2] = inner[2], outer[2]
         return int(
             self._c.evomerge_thin(
                 *_one(out), _Long(out.numel()), _Long(start), _Int(m), *_one(base), _pointers(xs),
                 _types(xs), (_Float * m)(*factors), (_Float * m)(*weights), (_Int * m)(*modes),
-                (_Float * (2 * m))(*values), (_Word * (2 * m))(*limits), _pointers(words),
+                (_Float * (4 * m))(*ends), (_Word * (2 * m))(*limits), _pointers(words),
                 _Float(scale), _Int(normalize), _Int(consensus), _Float(least),
             )
         )  # fmt: skip
@@ -211,22 +211,19 @@ class NativeLoops:
         start: int,
     ) -> tuple[float, float]:
         two = (ctypes.c_double * 2)()
-        (inner, inner_limit), (outer, outer_limit) = band
+        inner, outer = band
         self._c.evomerge_band_sums(
-            _Long(x.numel()), _Long(start), *_one(base), *_one(x), (_Float * 2)(inner, outer),
-            (_Word * 2)(inner_limit, outer_limit), two,
+            _Long(x.numel()), _Long(start), *_one(base), *_one(x),
+            (_Float * 4)(*inner[:2], *outer[:2]), (_Word * 2)(inner[2], outer[2]), two,
         )  # fmt: skip
         return two[0], two[1]
 
-    def histogram(self, base: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        size = 1 << (31 - SHIFT)
-        counts, highest = (torch.zeros(size, dtype=torch.int32) for _ in range(2))
-        lowest = torch.full((size,), 2**31 - 1, dtype=torch.int32)
+    def histogram(self, base: Tensor | None, x: Tensor) -> Tensor:
+        counts = torch.zeros(1 << (31 - SHIFT), dtype=torch.int32)
         self._c.evomerge_histogram(
-            _Pointer(counts.data_ptr()), _Pointer(lowest.data_ptr()),
-            _Pointer(highest.data_ptr()), _Int(SHIFT), _Long(x.numel()), *_one(base), *_one(x),
-        )  # fmt: skip
-        return counts, lowest, highest
+            _Pointer(counts.data_ptr()), _Int(SHIFT), _Long(x.numel()), *_one(base), *_one(x)
+        )
+        return counts.to(torch.int64)
 
     def gather(
         self, bins: Sequence[int], room: Sequence[int], base: Tensor | None, xs: Sequence[Tensor]

@@ -9,8 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from evomerge.kernels.select import NOTHING, SHIFT, Cut, Magnitudes, cuts, dense_counts, joined
-from evomerge.kernels.torch_loops import in_band
+from evomerge.kernels.select import SHIFT, Cut, Histogram, Magnitudes, cuts, within
 from evomerge.kernels.view import View
 
 _BLOCK = 1 << 18
@@ -39,20 +38,23 @@ def largest(view: View, values: Values, ks: Sequence[int]) -> list[Cut]:
     """
     if not view.count:
         return []
-    parts = _Counts()
+    total = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
+    lock = Lock()
 
     # added up at once, as one of every block of a large tensor would be much memory
     def count(start: int, base: Tensor | None, xs: list[Tensor]) -> None:
-        parts.add(_bits(values(start, base, xs)))
+        bins = _bits(values(start, base, xs)) >> SHIFT
+        part = torch.bincount(bins, minlength=len(total)).cpu()
+        with lock:
+            total.add_(part)
 
     over_blocks(view, count)
-    histogram = joined([parts.sums])
+    histogram = Histogram.of(total)
 
     def gather(which: Sequence[int], bins: Sequence[int]) -> list[Tensor]:
         sizes = dict(zip(histogram.bins.tolist(), histogram.counts.tolist(), strict=True))
         chosen = [torch.empty(sizes[n], dtype=torch.float32) for n in bins]
         filled = [0] * len(bins)
-        lock = Lock()
 
         # into room made before: small pieces that outlive a block would split up the memory
         def work(start: int, base: Tensor | None, xs: list[Tensor]) -> None:
@@ -82,7 +84,7 @@ def largest(view: View, values: Values, ks: Sequence[int]) -> list[Cut]:
 
 def keeps(cut: Cut, values: Tensor, start: int) -> Tensor:
     """Which elements of a block of values a cut of `largest` keeps."""
-    return in_band(values, (NOTHING, cut), start)
+    return within(values, cut, start)
 
 
 def _blocks(view: View, start: int, stop: int) -> Iterator[Block]:
@@ -95,24 +97,3 @@ def _blocks(view: View, start: int, stop: int) -> Iterator[Block]:
 def _bits(values: Tensor) -> Tensor:
     """Bits of float32 numbers without the sign, which NaN may have."""
     return values.view(torch.int32) & 0x7FFFFFFF
-
-
-class _Counts:
-    """Dense counts of a histogram that several threads add to."""
-
-    def __init__(self) -> None:
-        size = 1 << (31 - SHIFT)
-        self.sums = (
-            torch.zeros(size, dtype=torch.int64),
-            torch.full((size,), 2**31, dtype=torch.int64),
-            torch.zeros(size, dtype=torch.int64),
-        )
-        self._lock = Lock()
-
-    def add(self, bits: Tensor) -> None:
-        """Counts the bits of one block."""
-        counts, lowest, highest = dense_counts(bits)
-        with self._lock:
-            self.sums[0].add_(counts)
-            torch.minimum(self.sums[1], lowest, out=self.sums[1])
-            torch.maximum(self.sums[2], highest, out=self.sums[2])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.masks import BITS, MaskKey, draws
-from evomerge.kernels.select import SHIFT, Band, dense_counts, within
+from evomerge.kernels.select import SHIFT, Band, within
 
 LEVELS = 32
 _BLOCK, _LANES = 256, 16
@@ -146,7 +146,8 @@ class TorchLoops:
             low: probability of the smallest magnitudes.
             inverse_step: 1 over how much it rises from one level to the next.
             levels: how many levels there are, at most 32.
-            table: rows x 32 rising magnitudes (float32), the first of each row 0.
+            table: rows x 32 rising magnitudes (float32), the first of each row -1; of elements
+                that equal one, those with an even draw reach it.
             row_length: elements of a row.
             base: the base's run.
             x: the source's run.
@@ -154,12 +155,13 @@ class TorchLoops:
             sums: whether sum |d| and sum |d| over the kept are wanted.
         """
         a = (x.to(torch.float32) - base.to(torch.float32)).abs()
-        u = draws(key, start, start + x.numel(), x.device).to(torch.float32) * 2.0**-BITS
+        drawn = draws(key, start, start + x.numel(), x.device)
+        u = drawn.to(torch.float32) * 2.0**-BITS
         v = (u - _f32(low)) * _f32(inverse_step) + 1.0
         level = v.clamp(min=0.0).to(torch.int64)
         row = torch.arange(start, start + x.numel(), device=x.device) // row_length
-        reached = a >= table.to(x.device)[row, level.clamp(max=LEVELS - 1)]
-        mask = (level < levels) & reached
+        least = table.to(x.device)[row, level.clamp(max=LEVELS - 1)]
+        mask = (level < levels) & ((a > least) | ((a == least) & (drawn % 2 == 0)))
         return (mask, *_sums(base, x, mask)) if sums else (mask, 0.0, 0.0)
 
     def band_sums(self, band: Band, base: Tensor, x: Tensor, start: int) -> tuple[float, float]:
@@ -167,9 +169,10 @@ class TorchLoops:
         a = (x.to(torch.float32) - base.to(torch.float32)).abs()
         return _sums(base, x, in_band(a, band, start))
 
-    def histogram(self, base: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Counts, least and largest float32 bits of |d| in every bin (see `select`)."""
-        return dense_counts(_magnitude(base, x).view(torch.int32))
+    def histogram(self, base: Tensor | None, x: Tensor) -> Tensor:
+        """Counts of |d| in every bin (see `select`), dense, int64."""
+        bins = _magnitude(base, x).view(torch.int32) >> SHIFT
+        return torch.bincount(bins, minlength=1 << (31 - SHIFT)).cpu()
 
     def gather(
         self, bins: Sequence[int], room: Sequence[int], base: Tensor | None, xs: Sequence[Tensor]

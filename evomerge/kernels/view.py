@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from evomerge.kernels.loops import loops_for
 from evomerge.kernels.masks import MaskKey
-from evomerge.kernels.select import Cut, Histogram, cuts, joined
+from evomerge.kernels.select import SHIFT, Cut, Histogram, cuts
 from evomerge.kernels.torch_loops import LEVELS
 from evomerge.kernels.weight import Weight
 
@@ -159,21 +160,32 @@ class View:
         """Of the magnitudes of one task vector."""
 
         def compute() -> Arrays:
-            def work(a: int, b: int) -> tuple[Tensor, Tensor, Tensor]:
-                base, x = self._pair(source, a, b)
-                return loops_for([base, x]).histogram(base, x)
+            total = torch.zeros(1 << (31 - SHIFT), dtype=torch.int64)
+            lock = Lock()
 
-            return dict(vars(joined(self.over_runs(work))))
+            # added up at once, as one of every run of a large tensor would be much memory
+            def work(a: int, b: int) -> None:
+                base, x = self._pair(source, a, b)
+                part = loops_for([base, x]).histogram(base, x)
+                with lock:
+                    total.add_(part)
+
+            self.over_runs(work)
+            return dict(vars(Histogram.of(total)))
 
         kept = self._memory.recall("histogram", self._members(source), compute)
         return Histogram(**{k: v.astype(np.int64) for k, v in kept.items()})
 
     def cuts(self, wanted: Sequence[tuple[int, int]]) -> list[Cut]:
-        """For each (source, k) the cut that keeps the k largest of its task vector."""
+        """For each (source, k) the cut that keeps the k largest of its task vector.
+
+        Files of 16 bits hold 8 bits of a number at most; magnitudes of their task vectors are
+        told apart to 9 bits (2**-9 of their size), which saves a pass over the weights.
+        """
         needed = [(self.histogram(i), k) if 0 < k < self.count else (_EMPTY, k) for i, k in wanted]
 
         def gather(which: Sequence[int], bins: Sequence[int]) -> list[Tensor]:
-            sizes = [int(h.counts[h.place(k)[0]]) for h, k in (needed[i] for i in which)]
+            sizes = [h.place(k)[2] for h, k in (needed[i] for i in which)]
 
             def work(a: int, b: int) -> list[Tensor]:
                 base, xs = self.read(a, b)
@@ -193,13 +205,15 @@ class View:
 
             return run
 
-        return cuts(self.count, needed, gather, magnitudes)
+        weights = [w for w in (self.base, *self.sources) if w is not None]
+        coarse = all(w.dtype in (torch.bfloat16, torch.float16) for w in weights)
+        return cuts(self.count, needed, None if coarse else gather, magnitudes)
 
     def row_table(self, source: int) -> tuple[Tensor, int]:
         """Magnitudes of one task vector at equally spaced ranks of every row.
 
         Returns:
-            A float32 tensor rows x 32 whose entry r is the smallest magnitude of level r (0
+            A float32 tensor rows x 32 whose entry r is the smallest magnitude of level r (-1
             for the first, infinity above the last), and the number of levels: 32, or the
             row's length if that is less.
         """
@@ -214,7 +228,7 @@ class View:
 
         def compute() -> Arrays:
             table = torch.cat(self._over(self.row_blocks(), work))
-            table[:, 0] = 0.0
+            table[:, 0] = -1.0
             return {"table": table.numpy()}
 
         kept = self._memory.recall("row_table", self._members(source), compute)["table"]
@@ -232,7 +246,7 @@ class View:
         return (self._names[0], self._names[source + 1])
 
 
-_EMPTY = Histogram(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
+_EMPTY = Histogram(*(np.zeros(0, dtype=np.int64) for _ in range(2)))
 
 
 def _rows(x: Tensor | None, row_length: int) -> Tensor | None:

@@ -34,7 +34,7 @@ def arcee_fusion(view: Pair) -> Blockwise:
 
     last = view.count - 1
     ranks = [view.count - q * last // 4 for q in (1, 2, 3)]
-    quartiles = [max(0.0, value) for value, _ in largest(view, importance, ranks)]
+    quartiles = [max(0.0, cut[0]) for cut in largest(view, importance, ranks)]
     first, median, third = quartiles or (0.0, 0.0, 0.0)
     threshold = median + 1.5 * (third - first)
 

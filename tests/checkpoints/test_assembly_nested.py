@@ -89,9 +89,10 @@ def test_inner_random_masks_under_outer_statistics(pool, outer, threads):
             keep = max(1, int(0.3 * delta.size))
             least = np.sort(abs(delta).ravel())[::-1][keep - 1]
             exact = base + np.where(abs(delta) >= least, delta, 0)
-            # float32 may order two neighbours the other way round
+            # which of almost equal ones are kept is decided in float32
             off = ~np.isclose(found[name], exact, rtol=1e-5, atol=1e-5)
-            assert off.sum() <= 4 and (abs(abs(delta[off]) - least) < 1e-5).all()
+            assert (abs(abs(delta[off]) - least) < 1e-5).all()
+            assert (abs(found[name] - base) > 1e-5).sum() <= keep
             continue
         if outer == "nearswap":
             exact = base + np.clip(delta, -0.1, 0.1)
