@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge import operators
 from evomerge.build import build
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.fit import check_fit
@@ -136,7 +137,9 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
     for corner in ("low", "high"):
         genome = np.array([getattr(d, corner) for d in space.dimensions])
         with _named("space"):
-            check_recipe(space.decode(genome), strict=True)
+            recipe = space.decode(genome)
+            check_recipe(recipe, strict=True)
+            merger.assemble(recipe)
     return space
 
 
@@ -188,12 +191,15 @@ def control_recipes(config: Config) -> dict[str, Recipe]:
                 f"controls.recipes.{name}.weight", repr(weight), "a number, or mean for 1 / models",
                 "Correct it.",
             )  # fmt: skip
+        with _named(f"controls.recipes.{name}"):
+            operator = operators.get(method)
+        has_weight = "weight" in operator.parameters
         value = 1.0 / len(refs) if weight == "mean" else float(weight)
         recipe = Recipe(
             method,
-            tuple(Source(ref, {"weight": value}) for ref in refs),
-            None if method == "linear" else models["base"],
-            {**parameters, "seed": config["seed"]} if method.startswith("dare") else parameters,
+            tuple(Source(ref, {"weight": value} if has_weight else {}) for ref in refs),
+            None if operator.takes_base == "never" else models["base"],
+            {**parameters, "seed": config["seed"]} if operator.needs_keys else parameters,
             config["dtype"],
         )
         with _named(f"controls.recipes.{name}"):

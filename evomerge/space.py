@@ -9,11 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from evomerge import operators
 from evomerge.errors import ConfigError
+from evomerge.operators import Operator
+from evomerge.operators.parameters import Parameter
 from evomerge.recipe import Case, Recipe, Scalar, Setting, Source, resolve
 from evomerge.types import FloatArray
 
 ALL = "all"
+"""The one layer group of a global space, and the source of parameters that all share."""
+
 GRANULARITIES = ("layer", "global")
 Place = tuple[str, str, str]
 """Parameter, source and layer group of one dimension."""
@@ -51,7 +56,10 @@ class SearchSpace(Protocol):
 
 
 class MergeSpace:
-    """Varies parameters of one operator, per source and layer group or per source.
+    """Varies parameters of one operator, per layer group or for the whole model.
+
+    A parameter that each source has its own of (weight, density) varies per source, one of the
+    whole merge (t, lambda) once.
 
     Masks of operators that draw some are the same for every candidate of a study (common
     random numbers), so a genome always means the same weights.
@@ -110,10 +118,16 @@ class MergeSpace:
         self.dtype = dtype
         self.seed = seed
         ranges = {name: _range(name, spec) for name, spec in parameters.items()}
+        operator = operators.get(method)
+        for name in ranges:
+            _check_searchable(name, operator)
+        self._owners = {
+            name: tuple(self.sources) if operator.is_per_source(name) else (ALL,) for name in ranges
+        }
         self._places = tuple(
             (parameter, source, group)
             for parameter in ranges
-            for source in self.sources
+            for source in self._owners[parameter]
             for group in self.groups
         )
         self.dimensions: tuple[Dimension, ...] = tuple(
@@ -132,19 +146,22 @@ class MergeSpace:
         if not np.isfinite(genome).all():
             raise ValueError("genome with NaN or infinity; expected finite numbers")
         values = dict(zip(self._places, map(float, genome), strict=True))
+        own = [p for p in self._parameters if self._owners[p] != (ALL,)]
         sources = [
-            Source(ref, {p: self._setting(values, p, name) for p in self._parameters})
+            Source(ref, {p: self._setting(values, p, name) for p in own})
             for name, ref in self.sources.items()
         ]
-        fixed: dict[str, Setting] = {**self.fixed, "seed": self.seed}
-        return Recipe(self.method, tuple(sources), self.base, fixed, self.dtype)
+        shared = {p: self._setting(values, p, ALL) for p in self._parameters if p not in own}
+        common: dict[str, Setting] = {**self.fixed, **shared, "seed": self.seed}
+        return Recipe(self.method, tuple(sources), self.base, common, self.dtype)
 
     def encode(self, recipe: Recipe) -> FloatArray:
         """Genome of a recipe that this space made."""
         genome = []
         parameters = dict(zip(self.sources, (s.parameters for s in recipe.sources), strict=True))
         for parameter, source, group in self._places:
-            setting = parameters[source][parameter]
+            shared = self._owners[parameter] == (ALL,)
+            setting = (recipe.parameters if shared else parameters[source])[parameter]
             value: Any = resolve(setting, self.groups[group][0] or "")
             genome.append(float(value))
         return np.array(genome, dtype=np.float64)
@@ -158,6 +175,26 @@ class MergeSpace:
             for pattern in patterns
         ]
         return tuple(sorted(cases, key=lambda case: case.filter is None))
+
+
+def _check_searchable(name: str, operator: Operator) -> None:
+    """Refuses parameters that the operator does not have or that are no numbers."""
+    parameter = operator.parameters.get(name)
+    if isinstance(parameter, Parameter) and not parameter.inert and not parameter.whole:
+        return
+    numbers = [
+        key
+        for key, p in operator.parameters.items()
+        if isinstance(p, Parameter) and not p.inert and not p.whole
+    ]
+    found = "a parameter that the operator does not have"
+    if parameter is not None:
+        found = "a parameter that does not take any number, or has no effect"
+    raise ConfigError.of(
+        f"space.parameters.{name}", found,
+        f"one of {', '.join(numbers) or 'none'} for {operator.name}",
+        "Correct the name, or set it below space.fixed.",
+    )  # fmt: skip
 
 
 def _range(name: str, spec: Any) -> tuple[float, float, float, float]:

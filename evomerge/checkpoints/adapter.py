@@ -129,7 +129,7 @@ class Adapter:
         """
         self.ref = ref
         self.field = field
-        self.path = locate(ref, field)
+        self.path = locate(ref, field, allow_pickled)
         self._complain = complaint(field, ref)
         self.config: dict[str, Any] = read_json(
             self.path / CONFIG, self._complain, "a LoRA adapter's"

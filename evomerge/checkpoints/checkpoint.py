@@ -43,7 +43,7 @@ class Checkpoint:
         """
         self.ref = ref
         self.field = field
-        self.path = locate(ref, field)
+        self.path = locate(ref, field, allow_pickled)
         self._complain = complaint(field, ref)
         self.config: dict[str, Any] = read_json(self.path / "config.json", self._complain)
         self._weights = WeightFiles(self.path, field, ref, SAFETENSORS, PICKLED, allow_pickled)

@@ -13,12 +13,13 @@ _UNWANTED = ["consolidated*", "original/*"]
 _WANTED = ["*.safetensors", "*.json", "*.model", "tokenizer*", "*.jinja", "*.txt"]
 
 
-def locate(ref: str, field: str = "model") -> Path:
-    """Directory of a model; one that is on the hub only is downloaded first.
+def locate(ref: str, field: str = "model", pickled: bool = False) -> Path:
+    """Directory of a model or adapter; one that is on the hub only is downloaded first.
 
     Args:
         ref: a directory, or `organisation/name[@revision]` on the Hugging Face hub.
         field: the config key that names it, for error messages.
+        pickled: whether `.bin` weights are wanted, too.
 
     Raises:
         SourceError: if it is neither here nor on a hub that can be reached.
@@ -41,7 +42,7 @@ def locate(ref: str, field: str = "model") -> Path:
             "a model directory or a hub name such as org/model",
             f"Correct the path, or set it: {field}=PATH.",
         )
-    return _from_hub(ref, field)
+    return _from_hub(ref, field, pickled)
 
 
 def is_hub_name(ref: str) -> bool:
@@ -49,7 +50,7 @@ def is_hub_name(ref: str) -> bool:
     return not ref.startswith((".", "/", "~")) and bool(_HUB_NAME.match(ref))
 
 
-def cached(ref: str) -> Path | None:
+def cached(ref: str, pickled: bool = False) -> Path | None:
     """The cached snapshot of a hub model, or None if its weights are not all there."""
     from huggingface_hub import snapshot_download
 
@@ -58,7 +59,7 @@ def cached(ref: str) -> Path | None:
         folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
     except (OSError, ValueError):
         return None
-    return folder if _has_weights(folder) else None
+    return folder if _has_weights(folder, pickled) else None
 
 
 def hub_error(ref: str, field: str, error: Exception) -> SourceError:
@@ -72,28 +73,36 @@ def hub_error(ref: str, field: str, error: Exception) -> SourceError:
     )
 
 
-def _from_hub(ref: str, field: str) -> Path:
+def _from_hub(ref: str, field: str, pickled: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    here = cached(ref)
+    here = cached(ref, pickled)
     if here is not None:
         return here
     name, _, revision = ref.partition("@")
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+                name,
+                revision=revision or None,
+                allow_patterns=[*_WANTED, *(["*.bin"] if pickled else [])],
+                ignore_patterns=_UNWANTED,
             )
         )
     except Exception as error:  # the hub client raises many unrelated types
         raise hub_error(ref, field, error) from error
 
 
-def _has_weights(folder: Path) -> bool:
+def _has_weights(folder: Path, pickled: bool) -> bool:
     """Whether the weight files, and every shard of an index, are in a folder."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return (folder / "model.safetensors").is_file()
+    singles = ["model.safetensors", "adapter_model.safetensors"]
+    indices = ["model.safetensors.index.json"]
+    if pickled:
+        singles += ["pytorch_model.bin", "adapter_model.bin"]
+        indices += ["pytorch_model.bin.index.json"]
+    index = next((folder / name for name in indices if (folder / name).is_file()), None)
+    if index is None:
+        return any((folder / name).is_file() for name in singles)
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return all((folder / str(file)).is_file() for file in weight_map.values())

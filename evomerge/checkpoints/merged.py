@@ -106,7 +106,8 @@ class MergedModel:
 
     def bytes(self) -> int:
         """Size of the files that have to be read."""
-        models = {id(i.model): i.model for p in self._parts.values() for i in p.sources}
+        inputs = (i for p in self._parts.values() for i in (p.base, *p.sources) if i is not None)
+        models = {id(i.model): i.model for i in inputs}
         return sum(m.bytes() for m in models.values())
 
     def non_finite(self) -> Iterator[tuple[str, int]]:

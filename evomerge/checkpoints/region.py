@@ -90,6 +90,8 @@ class Region:
         candidates = [name, to.prefix + bare, to.prefix + short, bare, f"model.{bare}", short]
         if name.startswith(own):
             candidates.insert(1, other + name.removeprefix(own))
+        if is_head(name):  # there is one, in the language model or beside it
+            candidates += [n for n in to.names if is_head(n)]
         return next((c for c in candidates if c in to.present), None)
 
     def counterpart(self, name: str, to: Region) -> str | None:

@@ -12,12 +12,14 @@ def download_size(ref: str, field: str = "model") -> int:
     """Bytes of weights that a reference still needs from the hub; 0 if it is on this machine.
 
     Args:
-        ref: a directory or a hub name.
+        ref: a directory or a hub name, or two with a `+` between them (model and adapter).
         field: the config key that names it, for error messages.
 
     Raises:
         SourceError: if the hub does not have it in safetensors or cannot be reached.
     """
+    if "+" in ref and not Path(ref).exists():
+        return sum(download_size(part, field) for part in ref.rsplit("+", 1))
     if not is_hub_name(ref) or Path(ref).exists() or cached(ref) is not None:
         return 0
     from huggingface_hub import HfApi

@@ -72,6 +72,8 @@ def write_shards(
     stream = iter(tensors)
     for file, part in zip(files, parts, strict=True):
         _write(folder / file, part, stream)
+    for pending in stream:  # to its end, where it closes what it has open
+        raise ValueError(f"{pending.name} is more than was announced")
     if count == 1:
         return
     weight_map = {e.name: file for file, part in zip(files, parts, strict=True) for e in part}

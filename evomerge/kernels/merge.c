@@ -12,6 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define LANES 16
 #define BLOCK 256 /* elements of a mask at a time; a multiple of 32 */
@@ -154,10 +157,14 @@ INLINE uint64_t split(uint64_t key, uint64_t pair) {
 }
 
 INLINE int any(ints_t mask) {
+#ifdef __AVX512F__
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
     uint64_t parts[8], hit = 0;
     memcpy(parts, &mask, sizeof parts);
     for (int l = 0; l < 8; l++) hit |= parts[l];
     return hit != 0;
+#endif
 }
 
 typedef uint64_t pairs_t __attribute__((vector_size(4 * LANES)));

@@ -58,6 +58,11 @@ class Operator:
     most_sources: int | None
     needs_keys: bool
 
+    def is_per_source(self, parameter: str) -> bool:
+        """Whether each source has its own value of a parameter."""
+        found = self.parameters.get(parameter)
+        return isinstance(found, Parameter) and found.per_source
+
     @property
     def needs_base(self) -> bool:
         """Whether there has to be a base."""

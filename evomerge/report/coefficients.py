@@ -104,14 +104,14 @@ def genome_of(dimensions: Sequence[Any], recipe: Recipe) -> list[Any]:
     head, as everything else, by the case without a filter.
     """
     names = [split_name(str(mapping(d).get("name", ""))) for d in dimensions]
-    sources = list(dict.fromkeys(parts[1] for parts in names if parts))
-    if len(sources) != len(recipe.sources):
+    shared = set(recipe.parameters)
+    sources = list(dict.fromkeys(p[1] for p in names if p and p[0] not in shared))
+    if sources and len(sources) != len(recipe.sources):
         return [None] * len(names)
-    settings = {
-        name: source.parameters for name, source in zip(sources, recipe.sources, strict=True)
-    }
+    own = {name: s.parameters for name, s in zip(sources, recipe.sources, strict=False)}
     return [
-        _value(settings[parts[1]].get(parts[0]), parts[2]) if parts else None for parts in names
+        _value((recipe.parameters if p[0] in shared else own[p[1]]).get(p[0]), p[2]) if p else None
+        for p in names
     ]
 
 

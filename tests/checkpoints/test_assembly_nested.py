@@ -168,8 +168,11 @@ def test_the_digest_knows_the_content_not_the_names(pool, tmp_path):
     copies = [str(write_folder(tmp_path / str(i), tensors_of(r))) for i, r in enumerate(refs)]
     other = Recipe(
         "linear",
-        (Source(deltas(copies, "ties", density=0.5), {"weight": 1}), Source(copies[1], {"weight": 1})),
-    )  # fmt: skip
+        (
+            Source(deltas(copies, "ties", density=0.5), {"weight": 1}),
+            Source(copies[1], {"weight": 1}),
+        ),
+    )
     merger = Merger()
     digests = [r.digest(merger.identities(r)) for r in (outer, other)]
     assert digests[0] == digests[1]
@@ -239,8 +242,9 @@ def test_a_route_is_what_fold_says(tmp_path, scale):
     expected = materialised(recipe, merger)
     assert found.keys() == expected.keys()
     close(found, expected, atol=1e-7)
-    merged = (merger.model(a).tensor("model.layers.0.mlp.up_proj.weight").double()
-              + 3 * merger.model(b).tensor("model.layers.0.mlp.up_proj.weight").double()) / 4  # fmt: skip
+    name = "model.layers.0.mlp.up_proj.weight"
+    one, other = (merger.model(r).tensor(name).double() for r in (a, b))
+    merged = (one + 3 * other) / 4
     np.testing.assert_allclose(
         found["model.layers.1.mlp.up_proj.weight"], merged, rtol=1e-5, atol=1e-7
     )

@@ -164,7 +164,8 @@ def test_slerp_with_gradients_by_filter(llamas):
         {"sources": [{"model": llamas[m], "layer_range": list(r)} for m in "ab"]} for r in ranges
     ]
     data = {
-        "merge_method": "slerp", "base_model": llamas["a"], "slices": slices, "parameters": {"t": t},
+        "merge_method": "slerp", "base_model": llamas["a"], "slices": slices,
+        "parameters": {"t": t},
     }  # fmt: skip
     a, b = tensors_of(llamas["a"]), tensors_of(llamas["b"])
     expected = {}
@@ -413,7 +414,7 @@ def test_every_operator_gets_its_models_arguments_and_keys(llamas, method):
 def test_a_base_too_short_for_a_slice_is_named(llamas):
     sources = [{"model": llamas["a"], "layer_range": [2, 6], "parameters": {"weight": 1}}]
     data = {"merge_method": "ties", "base_model": llamas["c"], "slices": [{"sources": sources}]}
-    with pytest.raises(RecipeError, match="4 blocks .*at least 6"):
+    with pytest.raises(RecipeError, match=r"4 blocks .*at least 6"):
         Merger().assemble(read(data))
 
 

@@ -58,10 +58,7 @@ def row(pool, names, word, tensor, base):
     own = {
         n: pool[n][tensor][WORDS[n].split().index(word)] for n in names if word in WORDS[n].split()
     }
-    if base in own:
-        fallback = own[base]
-    else:
-        fallback = np.mean(list(own.values()), axis=0)
+    fallback = own[base] if base in own else np.mean(list(own.values()), axis=0)
     return [own.get(n, fallback) for n in names]
 
 

@@ -1,19 +1,28 @@
 """What is written loads with transformers, whole or not at all."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+import yaml
+from adapter_folders import random_factors, write_adapter
 from checkpoint_models import random_tensors, real_model, write_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.merger import Merger
-from evomerge.checkpoints.writer import write_checkpoint
+from evomerge.checkpoints.writer import card, write_checkpoint
 from evomerge.errors import EvomergeError, SourceError, UserError
-from evomerge.recipe import Recipe, Source
+from evomerge.recipe import Recipe, Scope, Source, Tokenizer
 from evomerge.zoo import zoo_path
 
 
@@ -139,7 +148,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from evomerge.checkpoints.merger import Merger
-from evomerge.checkpoints.writer import write_checkpoint
+from evomerge.checkpoints.writer import card, write_checkpoint
 from evomerge.errors import EvomergeError
 from evomerge.recipe import Recipe, Source
 
@@ -165,3 +174,131 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, simple, limit, shard):
     assert done.returncode == 3, done.stderr
     assert "could not be written" in done.stdout and "free some space" in done.stdout
     assert left(tmp_path) == ["source"]
+
+
+# -- room, errors, card ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_too_little_room_is_found_before_the_merge(tmp_path, simple, monkeypatch, short):
+    merger = Merger()
+    needed = sum(2 * p.shape[0] * (p.shape[1:] or (1,))[0] for p in merger.assemble(simple).parts)
+    asked = []
+
+    def usage(folder):
+        asked.append(folder)
+        return SimpleNamespace(free=needed - short)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    out = tmp_path / "not" / "yet" / "there"
+    if not short:
+        write_checkpoint(simple, merger, out)
+        assert out.is_dir()
+    else:
+        monkeypatch.setattr(merger, "stream", None)
+        with pytest.raises(UserError, match="free on its disk"):
+            write_checkpoint(simple, merger, out)
+        assert left(tmp_path) == ["source"]
+    assert asked == [tmp_path]
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 20])
+def test_a_disk_that_fills_leaves_nothing(tmp_path, simple, monkeypatch, after):
+    """Whatever was written until then."""
+    writes = 0
+    plain = Path.open
+
+    def opened(self, mode="r", *args, **kwargs):
+        file = plain(self, mode, *args, **kwargs)
+        if mode != "wb":
+            return file
+
+        def write(data):
+            nonlocal writes
+            writes += 1
+            if writes > after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return len(data)
+
+        whole = mock.MagicMock(wraps=file)
+        whole.__enter__.return_value = whole
+        whole.__exit__.side_effect = lambda *_: file.close()
+        whole.write.side_effect = write
+        return whole
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(EvomergeError, match="No space left on device"):
+        write_checkpoint(simple, Merger(), tmp_path / "out", shard_bytes=300)
+    assert writes == after + 1
+    assert left(tmp_path) == ["source"]
+
+
+def test_a_nan_in_a_source_is_named_and_nothing_is_left(tmp_path, simple):
+    tensors = random_tensors(1)
+    tensors["model.layers.7.mlp.weight"][1, 2] = float("nan")
+    bad = Source(str(write_folder(tmp_path / "bad", tensors)), {"weight": 1})
+    recipe = Recipe("linear", (*simple.sources, bad))
+    with pytest.raises(
+        SourceError, match=r"1 values of model\.layers\.7\.mlp\.weight in .*bad that"
+    ):
+        write_checkpoint(recipe, Merger(), tmp_path / "out")
+    assert left(tmp_path) == ["bad", "source"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, simple):
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(simple, Merger(), tmp_path / "out", report=stop)
+    assert left(tmp_path) == ["source"]
+
+
+def test_progress_is_told(tmp_path, simple):
+    told = []
+    write_checkpoint(simple, Merger(), tmp_path / "out", report=lambda *both: told.append(both))
+    total = len(random_tensors(0))
+    assert told == [(i, total) for i in range(total + 1)]
+
+
+def test_the_card_names_parents_without_their_paths(tmp_path):
+    """Sources, adapters, a base, parents of a scope and of a tokenizer, merges within."""
+    config = {"vocab_size": 6, "num_hidden_layers": 12}
+    names = ("base-7b", "math-7b", "code-7b", "rest-7b")
+    refs = [
+        str(write_folder(tmp_path / n, random_tensors(i), 1, config)) for i, n in enumerate(names)
+    ]
+    adapter = write_adapter(tmp_path / "lora-ja", random_factors(0))
+    inner = Recipe("linear", (Source(refs[1], {"weight": 1}), Source(refs[2], {"weight": 1})))
+    sources = (Source(inner, {"weight": 0.5}), Source(f"{refs[0]}+{adapter}", {"weight": 0.5}))
+    recipe = Recipe("task_arithmetic", sources, refs[0], scope=Scope("model.layers.", refs[3]))
+    merger = Merger()
+    text = card(recipe, merger)
+    assert str(tmp_path) not in text and tmp_path.name not in text
+    head = yaml.safe_load(text.split("---")[1])
+    assert set(head["base_model"]) == {*names, "lora-ja"}
+    assert recipe.digest(merger.identities(recipe)) in text
+    body = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    assert body["scope"] == {"prefix": "model.layers.", "rest": "rest-7b"}
+    assert body["models"][1]["model"] == "base-7b+lora-ja"
+    again = Recipe.from_dict(body)
+    assert [s.parameters for s in again.sources] == [s.parameters for s in sources]
+    with_tokenizer = replace(recipe, scope=None, tokenizer=Tokenizer(refs[2]))
+    assert str(tmp_path) not in card(with_tokenizer, merger)
+
+
+def test_paths_leave_the_config_whatever_the_dtype(tmp_path):
+    config = {"_name_or_path": "/secret", "text_config": {"_name_or_path": "/secret", "dtype": "x"}}
+    ref = str(write_folder(tmp_path / "m", random_tensors(0), 1, {"vocab_size": 6, **config}))
+    recipe = Recipe("linear", (Source(ref, {"weight": 1}),), dtype=None)
+    write_checkpoint(recipe, Merger(), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
+        "vocab_size": 6, "text_config": {"dtype": "x"},
+    }  # fmt: skip
+
+
+def test_files_are_readable_by_others(tmp_path, simple):
+    write_checkpoint(simple, Merger(), tmp_path / "out")
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "out").iterdir()} == {0o644}
