@@ -24,6 +24,9 @@ _LOW_SLACK = 4
 _FEW = 1e-3
 """Share of elements that may differ by a decision within rounding without further ado."""
 
+_BIN = 2.0**-9
+"""Relative size of a bin in which ours takes magnitudes of 16-bit files as equal."""
+
 Tensors = dict[str, Tensor]
 
 
@@ -102,11 +105,11 @@ class Inputs:
         base = None if self.base is None else fused(self.base)
         return Inputs(base, [fused(x) for x in self.xs], self.own, self.shared)
 
-    def given(self, name: str, rounding: float) -> Given:
-        """One tensor of all models."""
+    def given(self, name: str, rounding: float, ranks: float = 0.0) -> Given:
+        """One tensor of all models; the last two as in `Given`."""
         base = None if self.base is None else self.base[name].to(torch.float64)
         xs = [x[name].to(torch.float64) for x in self.xs]
-        return Given(base, xs, self.own, self.shared, rounding)
+        return Given(base, xs, self.own, self.shared, rounding, ranks)
 
 
 def read_inputs(case: Case, folder: Path) -> Inputs:
@@ -233,11 +236,16 @@ class _References:
         operator = OPERATORS[method]
         single = eps(torch.float32)
 
-        def results(given: Inputs, names: list[str], rounding: float) -> dict[str, Answer]:
-            return {n: operator(given.given(n, rounding)) for n in names}
+        def results(
+            given: Inputs, names: list[str], rounding: float, ranks: float
+        ) -> dict[str, Answer]:
+            return {n: operator(given.given(n, rounding, ranks)) for n in names}
+
+        stored = next(iter(inputs.xs[0].values())).dtype
+        ranks = 2 * single if stored == torch.float32 else _BIN
 
         self.split = any(".block_sparse_moe." in name for name in ours)
-        mine = results(inputs, list(ours), single)
+        mine = results(inputs, list(ours), single, ranks)
         self.ours = fused(ours) if self.split else ours
         self.mine = {n: a.out for n, a in mine.items()}
         self.mine_doubt = {n: a.doubt for n, a in mine.items()}
@@ -248,8 +256,8 @@ class _References:
             self.mine, self.mine_doubt, slacks = (fused(part) for part in parts)
             inputs = inputs.fused()
         self.slack = {n: float(s.max()) for n, s in slacks.items()}
-        if self.split or arithmetic != single:
-            mine = results(inputs, list(theirs), arithmetic)
+        if self.split or arithmetic != single or ranks != 2 * single:
+            mine = results(inputs, list(theirs), arithmetic, 2 * arithmetic)
         self.other = mine
 
     def judge(

@@ -14,8 +14,9 @@ EXPERTS = (
     "one by one and writes the names of the file. Each is what float64 gives for its layout."
 )
 RANKS = (
-    "elements of equal magnitude at the edge of what is kept: mergekit's sort leaves their order "
-    "open, ours takes them by position. In bfloat16 they are common."
+    "magnitudes that are equal at the edge of what is kept: mergekit's sort leaves their order "
+    "open, ours draws from them by position, and takes magnitudes of 16-bit files as equal that "
+    "differ by less than 2^-9 of their size."
 )
 LOW = (
     "mergekit computes in bfloat16, ours in float32 with one rounding at the end, so that "

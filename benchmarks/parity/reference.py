@@ -26,6 +26,7 @@ class Given:
         own: per-source parameters, one list each.
         shared: parameters of the merge.
         eps: relative rounding of the arithmetic; decides what counts as doubtful.
+        ranks: relative difference up to which magnitudes of task vectors count as equal.
     """
 
     base: Tensor | None
@@ -33,6 +34,7 @@ class Given:
     own: Mapping[str, list[float]]
     shared: Mapping[str, Any]
     eps: float
+    ranks: float
 
     @property
     def origin(self) -> Tensor:
@@ -177,7 +179,7 @@ def model_stock(g: Given) -> Answer:
 # -- thinned task vectors ---------------------------------------------------------------------
 
 
-def _band(delta: Tensor, keep: int, skip: int, eps: float) -> tuple[Tensor, Tensor]:
+def _band(delta: Tensor, keep: int, skip: int, fine: float) -> tuple[Tensor, Tensor]:
     """Keeps elements by rank of magnitude; doubtful are those as large as the first or last."""
     size = delta.abs().flatten()
     order = size.argsort(descending=True, stable=True)
@@ -187,7 +189,7 @@ def _band(delta: Tensor, keep: int, skip: int, eps: float) -> tuple[Tensor, Tens
     if keep:
         for at in {at for at in (skip, skip + keep) if 0 < at < len(size)}:
             edge = size[order[at - 1]], size[order[at]]  # the last on one side, the first beyond
-            doubt |= (size <= edge[0] * (1 + 2 * eps)) & (size >= edge[1] * (1 - 2 * eps))
+            doubt |= (size <= edge[0] * (1 + fine)) & (size >= edge[1] * (1 - fine))
     return mask.view_as(delta), doubt.view_as(delta)
 
 
@@ -237,11 +239,17 @@ def _banded(g: Given, gamma: Sequence[float], signs: bool, normalize: bool) -> A
     masks, doubts = [], []
     for delta, p, q in zip(g.deltas, g.own["density"], gamma, strict=True):
         keep = int(p * n)
-        mask, doubt = _band(delta, keep, min(int(q * n), n - keep), g.eps)
+        mask, doubt = _band(delta, keep, min(int(q * n), n - keep), g.ranks)
         masks.append(mask)
         doubts.append(doubt)
     found = combine(g, masks, signs, normalize)
-    return Answer(found.out, found.doubt | torch.stack(doubts).any(dim=0))
+    slack = 0.0
+    if g.shared.get("rescale", False):  # the factors hang on what is kept
+        for delta, mask, doubt in zip(g.deltas, masks, doubts, strict=True):
+            size = delta.abs()
+            factor = float(size.sum() / size[mask].sum())
+            slack += factor * float(size[doubt].sum() / size[mask].sum() * size.max())
+    return Answer(found.out, found.doubt | torch.stack(doubts).any(dim=0), slack)
 
 
 # -- element by element -----------------------------------------------------------------------
@@ -255,7 +263,7 @@ def sce(g: Given) -> Answer:
     if share < 1:
         variance = deltas.var(dim=0, correction=0)
         keep = int(int((variance > 0).sum()) * share)
-        mask, doubt = _band(variance, keep, 0, 4 * g.eps)
+        mask, doubt = _band(variance, keep, 0, 8 * g.eps)
         moved = (deltas * doubt).square().sum() / (deltas * mask).square().sum()
         slack = float(moved * deltas.abs().max())
         deltas = deltas * mask
@@ -287,9 +295,8 @@ def arcee_fusion(g: Given) -> Answer:
     first, median, third = (order[int(s * (len(order) - 1))] for s in (0.25, 0.5, 0.75))
     threshold = median + 1.5 * (third - first)
     # the divergence of similar rows is a small difference of terms that sum to 1
-    noise = g.eps / divergence.clamp(min=g.eps)
-    slack = 4 * g.eps + noise + noise.median()
-    doubt = (score - threshold).abs() <= slack * threshold
+    noise = float((g.eps / divergence.clamp(min=1e-30)).median())
+    doubt = (score - threshold).abs() <= (4 * g.eps + noise) * threshold + g.deltas[0].abs() * g.eps
     return Answer(torch.where(score >= threshold, g.xs[0], g.origin), doubt)
 
 

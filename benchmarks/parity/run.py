@@ -88,6 +88,7 @@ def main() -> int:
     torch.set_num_threads(1)
     python = mergekit_python(options.mergekit)
     work = Path(tempfile.mkdtemp(prefix="evomerge-parity-"))
+    os.environ["EVOMERGE_CACHE"] = str(work / "cache")  # nothing that was computed before
     try:
         return _compare(python, work, options.only, options.out)
     finally:

@@ -30,6 +30,7 @@ from evomerge.kernels.plans import Combination
 from evomerge.recipe import Recipe
 
 _COPY = Combination((1.0,))
+_ENDS = (EMBEDDING, HEAD)
 _TIE = "tie_word_embeddings"
 _USUAL_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 """What recipes may name though the head of their models is tied."""
@@ -79,6 +80,12 @@ class _Assembler:
             f"{key} has no effect: {recipe.method} has no such parameter."
             for key in idle_parameters(recipe)
         )
+        lenders = [s.pattern for track in laid for s in track.stretches if s.pattern]
+        if any(lender.where == "base_model" for lender in lenders):
+            notes += (
+                f"base_model gives config and tokenizer only: {recipe.method} takes no base. List "
+                "it among the models to merge it.",
+            )
         parts: dict[str, Part] = {}
         for track in laid:
             for part in self._track(track):
@@ -207,11 +214,11 @@ class _Assembler:
             lengths = sum(s.length for s in track.stretches)
             blocks = range(min(lengths, track.region.layout.blocks))
             names = [
-                *(n for group in (EMBEDDING, HEAD) for n in track.region.outside(group)),
+                *(n for group in _ENDS for n in track.region.outside(group)),
                 *(n for block in blocks for n in track.region.by_block.get(block, ())),
             ]
             if lengths != track.region.layout.blocks or self.recipe.slices:
-                names = [n for n in names if track.region.layout.group_of(n) in (EMBEDDING, HEAD)]
+                names = [n for n in names if track.region.layout.group_of(n) in _ENDS]
             template = track.stretches[-1].template
             for name in names:
                 if name not in parts and not is_derived(name):
@@ -247,7 +254,13 @@ class _Assembler:
                 check_common(name, template.model, one.model, one.name)
             return self._copy(template.model, name, key_of(template.reference), target)
         indexed = name in self._indexed(template.model)
-        shape = self._shape(template.model, name, target, indexed, out)
+        shape = template.model.shapes[name]
+        moved = stretch.length != out.layout.blocks and out.layout.group_of(target) not in _ENDS
+        if target in out.present and out.model is not template.model and not moved:
+            check_shape(out.model, target, template.model, name, self.vocabulary is None, indexed)
+            shape = out.model.shapes[target]
+        if indexed and self.vocabulary is not None:
+            shape = (self.vocabulary.rows, *shape[1:])
         scopes = Scopes(
             tuple((m.parameters, *stretch.parameters) for m in stretch.members),
             stretch.parameters,
@@ -268,18 +281,6 @@ class _Assembler:
             keys=keys,
             indexed=indexed,
         )
-
-    def _shape(
-        self, model: Model, name: str, target: str, indexed: bool, out: Region
-    ) -> tuple[int, ...]:
-        """Of a tensor of the output: the donor's, with the rows of the output's vocabulary."""
-        shape = model.shapes[name]
-        if target in out.present and out.model is not model:
-            check_shape(out.model, target, model, name, self.vocabulary is None, indexed)
-            shape = out.model.shapes[target]
-        if indexed and self.vocabulary is not None:
-            return (self.vocabulary.rows, *shape[1:])
-        return shape
 
     def _copy(self, model: Model, name: str, key: str, target: str | None = None) -> Part:
         shape, indexed = model.shapes[name], name in self._indexed(model)

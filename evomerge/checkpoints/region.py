@@ -14,6 +14,9 @@ from evomerge.checkpoints.remapped import text_parts, vocabulary_tensors
 _DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
 """Buffers that old checkpoints hold and that models compute for themselves."""
 
+_EARLY = re.compile(r"(^|\.)(word_embeddings_layernorm|emb(ed)?_(layer_?)?norm)\.[a-z]+$")
+"""Norms of the embedding, which stand before the blocks, too."""
+
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
 _NUMBERED = re.compile(r"\.\d+\.")
 
@@ -70,7 +73,11 @@ class Region:
 
     def outside(self, group: str) -> tuple[str, ...]:
         """Tensors before (`embedding`) or behind (`head`) the blocks."""
-        return tuple(n for n in self.names if self.layout.group_of(n) == group)
+        names = (n for n in self.names if not self.layout.group_of(n).startswith("block."))
+        early = {*self.layout.embeddings}
+        return tuple(
+            n for n in names if (n in early or bool(_EARLY.search(n))) == (group == EMBEDDING)
+        )
 
     def moved(self, name: str, block: int, to: Region, at: int) -> str:
         """What a tensor of one of this region's blocks is called in a block of another region."""

@@ -16,6 +16,7 @@ from torch import Tensor
 _M1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed 64-bit integer
 _M2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15
+_WORD = 0xFFFFFFFF
 BITS = 24
 """Random bits of a draw; densities are told apart down to 2**-24."""
 
@@ -41,23 +42,26 @@ def draws(key: MaskKey, start: int, stop: int, device: torch.device | str = "cpu
     lower half serves even and whose upper half odd elements, without the lowest 8 bits of
     each; integer multiplication wraps the same way on every device.
     """
-    return _draws(key.state(), start, stop, device)
-
-
-def indexed_draws(start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draws that depend on an element's position alone, with 0 in the place of a key."""
-    return _draws(0, start, stop, device)
-
-
-def _draws(state: int, start: int, stop: int, device: torch.device | str) -> Tensor:
     first = start // 2
     counter = torch.arange(first + 1, (stop + 1) // 2 + 1, dtype=torch.int64, device=device)
-    z = counter * _GOLDEN + state
+    z = counter * _GOLDEN + key.state()
     z = (z ^ _shift(z, 30)) * _M1
     z = (z ^ _shift(z, 27)) * _M2
     z = z ^ _shift(z, 31)
     both = torch.stack((_shift(z, 8) & (2**BITS - 1), _shift(z, 40)), dim=1).flatten()
     return both[start - 2 * first : stop - 2 * first]
+
+
+def indexed_draws(start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draws of 24 bits that depend on an element's position alone, int64.
+
+    Source: lowbias32 of C. Wellons' hash-prospector, without the lowest 8 bits.
+    """
+    x = torch.arange(start, stop, dtype=torch.int64, device=device)
+    x = ((x & _WORD) ^ ((x >> 32) * 0x9E3779B1)) & _WORD
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
+    return (x ^ (x >> 16)) >> 8
 
 
 def uniform(key: MaskKey, count: int, device: torch.device | str = "cpu") -> Tensor:

@@ -167,47 +167,42 @@ INLINE int any(ints_t mask) {
 #endif
 }
 
-typedef uint64_t pairs_t __attribute__((vector_size(4 * LANES)));
-
-/* Draws with key 0 of the 16 elements from `from` on. */
-INLINE words_t indexed_draws(int64_t from) {
-    if (from % 2 == 0) {
-        pairs_t z = {0, 1, 2, 3, 4, 5, 6, 7};
-        z = (z + (uint64_t)(from / 2 + 1)) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-        return (words_t)z >> 8;
-#endif
-    }
-    words_t out = {0};
-    for (int l = 0; l < LANES; l++) {
-        uint64_t i = (uint64_t)(from + l);
-        out[l] = (uint32_t)(split(0, i / 2) >> (i % 2 ? 40 : 8)) & 0xffffffu;
-    }
-    return out;
+/* Draws of ties, 24 bits, of the 16 elements from `from` on: a 32-bit mixer of two multiplications
+ * and three shifts (lowbias32 of C. Wellons' hash-prospector) on the position. */
+INLINE words_t tie_draws(int64_t from) {
+    words_t x = (words_t)COUNT_UP + (uint32_t)from;
+    uint32_t high = (uint32_t)((uint64_t)from >> 32) * 0x9E3779B1u;
+    words_t carried = (words_t)(x < (uint32_t)from); /* lanes with 1 more in the upper half */
+    x ^= high ^ (carried & (high ^ (high + 0x9E3779B1u)));
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return x >> 8;
 }
 
 /* A cut keeps magnitudes from ends[1] on, and of those from ends[0] to there the ones whose
  * draw is below the limit. */
-INLINE ints_t within(lanes_t a, const float *ends, uint32_t limit, int64_t from) {
-    ints_t inside = a >= ends[1];
-    if (limit == 0) return inside;
-    ints_t zone = (a >= ends[0]) & ~inside;
-    return any(zone) ? inside | (zone & (ints_t)(indexed_draws(from) < limit)) : inside;
+INLINE ints_t within(lanes_t a, const float *ends, uint32_t limit, words_t draws) {
+    return (a >= ends[1]) | ((a >= ends[0]) & (ints_t)(draws < limit));
 }
 
 /* Lanes of a band: within the outer cut (the second) and not within the inner one. */
-INLINE ints_t in_band(lanes_t d, const float *ends, const uint32_t *limits, int64_t from) {
+INLINE ints_t in_band(lanes_t d, const float *ends, const uint32_t *limits, words_t draws) {
     lanes_t a = magnitude(d);
-    ints_t in = within(a, ends + 2, limits[1], from);
-    return ends[0] == __builtin_inff() ? in : in & ~within(a, ends, limits[0], from);
+    ints_t in = within(a, ends + 2, limits[1], draws);
+    return ends[0] == __builtin_inff() ? in : in & ~within(a, ends, limits[0], draws);
 }
 
-INLINE ints_t bits_at(const uint32_t *words, int64_t at) {
+/* Zeroes the lanes whose bit, from bit `at` of a mask on, is not set. */
+INLINE lanes_t keep_bits(lanes_t d, const uint32_t *words, int64_t at) {
     uint32_t word = words[at >> 5] >> (at & 31);
-    return -(ints_t)(((words_t){0} + word) >> (words_t)COUNT_UP & 1u);
+#ifdef __AVX512F__
+    return (lanes_t)_mm512_maskz_mov_ps((__mmask16)word, (__m512)d);
+#else
+    return where(-(ints_t)((((words_t){0} + word) >> (words_t)COUNT_UP) & 1u), d);
+#endif
 }
 
 /* out = base + scale * sum_i c_i keep_i(x_i - base), over the sources that agree with the sign
@@ -220,24 +215,27 @@ INLINE int64_t thin(void *out, int out_type, int64_t count, int64_t start, int m
                     int normalize, int consensus, float least, int plain) {
     lanes_t terms[m > 0 ? m : 1];
     ints_t bad = {0};
+    int bands = 0;
+    for (int i = 0; i < m; i++) bands |= modes[i] == KEEP_BAND;
     for (int64_t at = 0; at < count; at += LANES) {
         int n = fewer(count - at, LANES);
         lanes_t b = load(base, plain ? BF16 : base_type, at, n), total = {0};
+        words_t draws = bands ? tie_draws(start + at) : (words_t){0};
         for (int i = 0; i < m; i++) {
             lanes_t d = load(xs[i], plain ? BF16 : types[i], at, n) - b;
-            if (modes[i] == KEEP_BITS) d = where(bits_at(words[i], at), d);
+            if (modes[i] == KEEP_BITS) d = keep_bits(d, words[i], at);
             if (modes[i] == KEEP_BAND)
-                d = where(in_band(d, cuts + 4 * i, limits + 2 * i, start + at), d);
+                d = where(in_band(d, cuts + 4 * i, limits + 2 * i, draws), d);
             terms[i] = c[i] * d;
             total += terms[i];
         }
         if (consensus) {
             lanes_t mixed = {0}, divisor = {0};
-            ints_t up = total >= 0.0f, down = ~up;
+            words_t turn = (words_t)~(total >= 0.0f) & 0x80000000u; /* sign bits to flip */
             for (int i = 0; i < m; i++) {
-                ints_t agrees = (up & (terms[i] > 0.0f)) | (down & (terms[i] < 0.0f));
+                ints_t agrees = (lanes_t)((words_t)terms[i] ^ turn) > 0.0f;
                 mixed += where(agrees, terms[i]);
-                divisor += where(agrees, all(w[i]));
+                if (normalize) divisor += where(agrees, all(w[i]));
             }
             if (normalize) {
                 ints_t none = magnitude(divisor) <= least;
@@ -257,11 +255,14 @@ int64_t evomerge_thin(void *out, int out_type, int64_t n, int64_t start, int m, 
                       int normalize, int consensus, float least) {
     int plain = out_type == BF16 && base_type == BF16;
     for (int i = 0; i < m; i++) plain &= types[i] == BF16;
-    if (plain)
-        return thin(out, out_type, n, start, m, base, base_type, xs, types, c, w, modes, cuts,
-                    limits, words, scale, normalize, consensus, least, 1);
-    return thin(out, out_type, n, start, m, base, base_type, xs, types, c, w, modes, cuts,
-                limits, words, scale, normalize, consensus, least, 0);
+#define THIN(NORMALIZE, CONSENSUS, PLAIN)                                                       \
+    return thin(out, out_type, n, start, m, base, base_type, xs, types, c, w, modes, cuts,       \
+                limits, words, scale, NORMALIZE, CONSENSUS, least, PLAIN)
+    if (!plain) THIN(normalize, consensus, 0);
+    if (!consensus) THIN(0, 0, 1);
+    if (!normalize) THIN(0, 1, 1);
+    THIN(1, 1, 1);
+#undef THIN
 }
 
 /* -- masks -------------------------------------------------------------------------------- */
@@ -306,21 +307,70 @@ INLINE void add_sums(double *sums, const uint32_t *flags, const void *base, int 
     sums[1] += lanes_sum(kept);
 }
 
+typedef uint64_t pairs_t __attribute__((vector_size(4 * LANES)));
+
+/* Draws of the 16 elements whose first pair has the counter z = key + (from / 2 + 1) * golden
+ * ratio in lane 0, for an even `from`. */
+INLINE words_t pair_draws(pairs_t z) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return (words_t)z >> 8;
+#else
+    return (words_t)((z << 32) | (z >> 32)) >> 8;
+#endif
+}
+
+/* Sets 16 bits of a mask from bit `at`, a multiple of 16, on. */
+INLINE void put_bits(uint32_t *words, ints_t mask, int64_t at) {
+    uint32_t bits = 0;
+#ifdef __AVX512F__
+    bits = _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#else
+    for (int l = 0; l < LANES; l++) bits |= (uint32_t)(mask[l] & 1) << l;
+#endif
+    words[at >> 5] = at & 16 ? (words[at >> 5] & 0xffffu) | bits << 16 : bits;
+}
+
 /* A random mask: an element is kept if its draw is below `limit` (density * 2^24). Where sums
  * is not null, sum |d| and sum |d| over the kept are added to it. */
+INLINE void chance(uint32_t *words, int64_t count, int64_t start, uint64_t key, uint32_t limit,
+                   const void *base, int base_type, const void *x, int type, double *sums) {
+    const uint64_t golden = 0x9E3779B97F4A7C15ull;
+    const pairs_t steps = {0, 1, 2, 3, 4, 5, 6, 7};
+    uint32_t odd[BLOCK + 16];
+    for (int64_t block = 0; block < count; block += BLOCK) {
+        int64_t to = block + BLOCK < count ? block + BLOCK : count;
+        lanes_t whole = {0}, kept = {0};
+        pairs_t z = key + ((uint64_t)((start + block) / 2 + 1) + steps) * golden;
+        const uint32_t *u = start % 2 ? draw(odd, key, start + block, BLOCK) : 0;
+        for (int64_t at = block; at < to; at += LANES, z += 8 * golden) {
+            words_t draws;
+            if (u) memcpy(&draws, u + (at - block), sizeof draws);
+            else draws = pair_draws(z);
+            ints_t keep = (ints_t)(draws < limit);
+            put_bits(words, keep, at);
+            if (!sums) continue;
+            int n = fewer(to - at, LANES);
+            lanes_t a = load(x, type, at, n);
+            if (base) a -= load(base, base_type, at, n);
+            a = magnitude(a);
+            whole += a;
+            kept += where(keep, a);
+        }
+        if (!sums) continue;
+        sums[0] += lanes_sum(whole);
+        sums[1] += lanes_sum(kept);
+    }
+}
+
 void evomerge_chance(uint32_t *words, int64_t n, int64_t start, uint64_t key, uint32_t limit,
                      const void *base, int base_type, const void *x, int type, double *sums) {
-    uint32_t draws[BLOCK + 16], flags[BLOCK];
-    int plain = type == BF16 && base && base_type == BF16;
-    for (int64_t at = 0; at < n; at += BLOCK) {
-        int count = fewer(n - at, BLOCK);
-        const uint32_t *u = draw(draws, key, start + at, BLOCK);
-        for (int j = 0; j < BLOCK; j++) flags[j] = u[j] < limit;
-        pack(words, flags, at, count);
-        if (!sums) continue;
-        if (plain) add_sums(sums, flags, base, BF16, x, BF16, at, count);
-        else add_sums(sums, flags, base, base_type, x, type, at, count);
-    }
+    if (!sums) chance(words, n, start, key, limit, base, base_type, x, type, 0);
+    else if (type == BF16 && base && base_type == BF16)
+        chance(words, n, start, key, limit, base, BF16, x, BF16, sums);
+    else chance(words, n, start, key, limit, base, base_type, x, type, sums);
 }
 
 #define LEVELS 32
@@ -344,12 +394,62 @@ INLINE lanes_t look_up(const float *t, ints_t r) {
  * that reaches number r is kept if its draw u is below low + r * step, that is if r is above
  * (u - low) / step; it cannot be where that leads to `levels` or more. Of elements that equal
  * number r those with an even draw reach it, so that a crowd of them has its mean rank. */
+INLINE ints_t reached(words_t draws, lanes_t d, const float *t, float low, float inverse_step,
+                      int levels) {
+    lanes_t v = __builtin_convertvector((ints_t)draws, lanes_t) * 0x1p-24f;
+    v = (v - low) * inverse_step + 1.0f;
+    v = where(v > 0.0f, v);
+    ints_t r = __builtin_convertvector(v, ints_t);
+    lanes_t least = look_up(t, r & (LEVELS - 1));
+    return (r < levels) & ((d > least) | ((d == least) & ((ints_t)(draws & 1) == 0)));
+}
+
+/* The same for runs and rows of whole steps of 16. */
+INLINE void ranked_steps(uint32_t *words, int64_t count, int64_t start, uint64_t key, float low,
+                         float inverse_step, int levels, const float *table, int64_t row_length,
+                         const void *base, int base_type, const void *x, int type,
+                         double *sums) {
+    const uint64_t golden = 0x9E3779B97F4A7C15ull;
+    const pairs_t steps = {0, 1, 2, 3, 4, 5, 6, 7};
+    int64_t row = start / row_length, row_end = (row + 1) * row_length - start;
+    for (int64_t block = 0; block < count; block += BLOCK) {
+        int64_t to = block + BLOCK < count ? block + BLOCK : count;
+        lanes_t whole = {0}, kept = {0};
+        pairs_t z = key + ((uint64_t)((start + block) / 2 + 1) + steps) * golden;
+        for (int64_t at = block; at < to; at += LANES, z += 8 * golden) {
+            if (at == row_end) {
+                row++;
+                row_end += row_length;
+            }
+            lanes_t a = load(x, type, at, LANES);
+            if (base) a -= load(base, base_type, at, LANES);
+            a = magnitude(a);
+            ints_t keep = reached(pair_draws(z), a, table + row * LEVELS, low, inverse_step, levels);
+            put_bits(words, keep, at);
+            whole += a;
+            kept += where(keep, a);
+        }
+        if (!sums) continue;
+        sums[0] += lanes_sum(whole);
+        sums[1] += lanes_sum(kept);
+    }
+}
+
 void evomerge_ranked(uint32_t *words, int64_t n, int64_t start, uint64_t key, float low,
                      float inverse_step, int levels, const float *table, int64_t row_length,
                      const void *base, int base_type, const void *x, int type, double *sums) {
     uint32_t draws[BLOCK + 16], flags[BLOCK + LANES];
     float a[BLOCK + LANES];
     int plain = type == BF16 && base && base_type == BF16;
+    if (row_length % LANES == 0 && start % LANES == 0 && n % LANES == 0) {
+        if (plain)
+            ranked_steps(words, n, start, key, low, inverse_step, levels, table, row_length, base,
+                         BF16, x, BF16, sums);
+        else
+            ranked_steps(words, n, start, key, low, inverse_step, levels, table, row_length, base,
+                         base_type, x, type, sums);
+        return;
+    }
     for (int64_t at = 0; at < n; at += BLOCK) {
         int count = fewer(n - at, BLOCK);
         for (int j = 0; j < count; j += LANES) {
@@ -369,18 +469,12 @@ void evomerge_ranked(uint32_t *words, int64_t n, int64_t start, uint64_t key, fl
             int to = fewer((row + 1) * row_length - (start + at), count);
             const float *t = table + row * LEVELS;
             for (int j = from; j < to; j += LANES) {
-                ints_t k;
+                words_t k;
                 lanes_t d;
                 memcpy(&k, u + j, sizeof k);
                 memcpy(&d, a + j, sizeof d);
-                lanes_t v = __builtin_convertvector(k, lanes_t) * 0x1p-24f;
-                v = (v - low) * inverse_step + 1.0f;
-                v = where(v > 0.0f, v);
-                ints_t r = __builtin_convertvector(v, ints_t);
-                lanes_t least = look_up(t, r & (LEVELS - 1));
-                ints_t reached = (d > least) | ((d == least) & ((k & 1) == 0));
-                k = -((r < levels) & reached);
-                memcpy(flags + j, &k, sizeof k);
+                ints_t keep = -reached(k, d, t, low, inverse_step, levels);
+                memcpy(flags + j, &keep, sizeof keep);
             }
             from = to;
         }
@@ -402,7 +496,7 @@ void evomerge_band_sums(int64_t count, int64_t start, const void *base, int base
             lanes_t d = load(x, type, at, n);
             if (base) d -= load(base, base_type, at, n);
             whole += magnitude(d);
-            kept += magnitude(where(in_band(d, cuts, limits, start + at), d));
+            kept += magnitude(where(in_band(d, cuts, limits, tie_draws(start + at)), d));
         }
         sums[0] += lanes_sum(whole);
         sums[1] += lanes_sum(kept);
@@ -476,8 +570,9 @@ void evomerge_gather(int64_t count, int m, const void *base, int base_type,
         gather(count, m, base, base_type, xs, types, bins, shift, values, room, found, 0);
 }
 
-/* Magnitudes of row-wise sorted |d| at the ranks `at`, `levels` of them for every row of
- * `table`, whose rows have LEVELS numbers; `work` has room for two rows. */
+/* Magnitudes of row-wise sorted |d| at `ranks`, `levels` of them for every row of `table`, whose
+ * rows have LEVELS numbers; the float32 number before it where the rank before has a smaller one
+ * still. `work` has room for two rows. */
 void evomerge_row_table(float *table, int64_t rows, int64_t row_length, int levels,
                         const int64_t *ranks, const void *base, int base_type, const void *x,
                         int type, uint32_t *work) {
@@ -509,7 +604,11 @@ void evomerge_row_table(float *table, int64_t rows, int64_t row_length, int leve
             from = to;
             to = swap;
         }
-        for (int r = 0; r < levels; r++) memcpy(table + row * LEVELS + r, from + ranks[r], 4);
+        for (int r = 0; r < levels; r++) {
+            uint32_t value = from[ranks[r]];
+            if (ranks[r] > 0) value -= value - from[ranks[r] - 1] > 1;
+            memcpy(table + row * LEVELS + r, &value, 4);
+        }
     }
 }
 

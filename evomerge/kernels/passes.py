@@ -33,8 +33,8 @@ def over_blocks(view: View, work: Callable[[int, Tensor | None, list[Tensor]], T
 def largest(view: View, values: Values, ks: Sequence[int]) -> list[Cut]:
     """For each k, from 1 to the number of elements, the cut that keeps the k largest values.
 
-    A cut's value is the k-th largest; values below 2e-41 count as 0 and are kept with it (the
-    value of such a cut is -1).
+    A cut's bottom is the k-th largest; values below 2e-41 count as 0 and are kept with it (the
+    bottom of such a cut is -1).
     """
     if not view.count:
         return []

@@ -52,7 +52,10 @@ class All:
 
 @dataclass(frozen=True)
 class Band:
-    """Keeps elements by the rank of their magnitude in the tensor; ties count by position.
+    """Keeps elements by the rank of their magnitude in the tensor.
+
+    Elements at the boundary that count as equally large (see `View.cuts`) are kept by draws that
+    depend on their position, as many as are wanted on average.
 
     Attributes:
         keep: how many elements.
@@ -75,7 +78,8 @@ class RankedChance:
     """Keeps elements with probabilities that rise with the magnitude's rank in its row.
 
     They rise from `density - epsilon` to `density + epsilon` in at most 32 steps of equally
-    many elements.
+    many elements. Equal magnitudes have the mean of what their ranks would give, half of them
+    the least and half of them the most.
     """
 
     density: float

@@ -196,6 +196,9 @@ class TorchLoops:
     ) -> Tensor:
         """Magnitudes at some ranks of every sorted row, rows x 32 float32, then infinity.
 
+        Where the rank before has a smaller one, it is the float32 number before it (if that is
+        not the smaller one): elements equal to an entry are those on both sides of a boundary.
+
         Args:
             ranks: at most 32, from 0 for the smallest.
             row_length: elements of a row.
@@ -203,8 +206,11 @@ class TorchLoops:
             x: whole rows of the source.
         """
         ordered = _magnitude(base, x).view(-1, row_length).sort(dim=1).values
+        bits = ordered.view(torch.int32)
+        at = bits[:, list(ranks)]
+        at -= (at - bits[:, [max(0, r - 1) for r in ranks]] > 1).to(torch.int32)
         table = torch.full((len(ordered), LEVELS), float("inf"), device=x.device)
-        table[:, : len(ranks)] = ordered[:, list(ranks)]
+        table[:, : len(ranks)] = at.view(torch.float32)
         return table.cpu()
 
     def gram(self, base: Tensor | None, xs: Sequence[Tensor]) -> Tensor:

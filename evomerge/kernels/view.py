@@ -179,8 +179,9 @@ class View:
     def cuts(self, wanted: Sequence[tuple[int, int]]) -> list[Cut]:
         """For each (source, k) the cut that keeps the k largest of its task vector.
 
-        Files of 16 bits hold 8 bits of a number at most; magnitudes of their task vectors are
-        told apart to 9 bits (2**-9 of their size), which saves a pass over the weights.
+        Where base and sources are all bfloat16 or float16, magnitudes are told apart to 2**-9
+        of their size, which saves a pass over the weights; those that are as large as the k-th
+        share the places left by draws, so that k is the count on average.
         """
         needed = [(self.histogram(i), k) if 0 < k < self.count else (_EMPTY, k) for i, k in wanted]
 
@@ -213,9 +214,9 @@ class View:
         """Magnitudes of one task vector at equally spaced ranks of every row.
 
         Returns:
-            A float32 tensor rows x 32 whose entry r is the smallest magnitude of level r (-1
-            for the first, infinity above the last), and the number of levels: 32, or the
-            row's length if that is less.
+            A float32 tensor rows x 32 whose entry r tells level r from the one before: what is
+            larger reaches it, and what is equal lies on both sides (-1 for the first, infinity
+            above the last); and the number of levels: 32, or the row's length if that is less.
         """
         levels = min(LEVELS, self.row_length)
 

@@ -17,12 +17,12 @@ def sce(view: Deltas, *, select_topk: Share = 1.0, int8_mask: Unused = False) ->
     """base + weighted mean of selected task vectors over the sources that agree in sign.
 
     Selected are the elements whose variance over the sources is largest: the share
-    `select_topk` of those where it is not 0, rounded down; of equal
-    ones as many as it takes, by draws. One
-    source alone, and equal sources, have no variance, so that less than the whole selects
-    nothing and gives the base. Weights are the mean squares of what was selected, equal ones
-    where these sum to less than 1e-6. The elected sign is that of the plain sum, zero counting
-    as positive; an exact zero agrees with nobody.
+    `select_topk` of those where it is not 0, rounded down; of equal ones at the boundary as many
+    as it takes on average, by draws that depend on their position. One source alone, and equal
+    sources, have no variance, so that less than the whole selects nothing and gives the base.
+    Weights are the mean squares of what was selected, equal ones where these sum to less than
+    1e-6. The elected sign is that of the plain sum, zero counting as positive; an exact zero
+    agrees with nobody.
 
     Args:
         view: a base and its fine-tuned sources.

@@ -31,11 +31,14 @@ def ties(
     The elected sign is that of the weighted sum, zero counting as positive; an exact zero agrees
     with nobody.
 
+    Of elements that are equally large (to 2**-9 of their size where all files hold 16 bits) as
+    many are kept as it takes on average, by draws that depend on their position.
+
     Args:
         view: a base and its fine-tuned sources.
         weight: one a source, may be negative.
         density: fraction of largest-magnitude elements kept, one a source. 0 keeps none, any other
-            at least one.
+            at least one (on average, where more are equally large).
         lambda_: scales the whole sum (`lambda` in a recipe).
         normalize: whether each element is divided by the weights that took part.
         rescale: whether dropping is made up for by scaling what is kept.

@@ -351,7 +351,10 @@ def test_a_base_of_averages_that_is_not_listed_lends_its_form(tmp_path):
     pools = [random_tensors(i, rows=r) for i, r in enumerate((6, 8, 8))]
     refs = [str(write_folder(tmp_path / str(i), p)) for i, p in enumerate(pools)]
     models = [{"model": r, "parameters": {"weight": 1}} for r in refs[1:]]
-    found = merged({"merge_method": "linear", "base_model": refs[0], "models": models})
+    data = {"merge_method": "linear", "base_model": refs[0], "models": models}
+    found = merged(data)
+    (note,) = Merger().assemble(read(data)).notes
+    assert "linear takes no base" in note
     x, y = ({n: t.double().numpy() for n, t in p.items()} for p in pools[1:])
     rows = {n: len(t) for n, t in pools[0].items()}
     close(found, {n: (x[n] + y[n])[: rows[n]] / 2 for n in x})
@@ -453,3 +456,26 @@ def test_slices_of_one_tied_model_stay_tied(tmp_path):
     assert not any("lm_head" in p.name for p in assembly.parts)
     assert assembly.config["tie_word_embeddings"] is True
     assert assembly.config["num_hidden_layers"] == 4
+
+
+def test_a_norm_of_the_embedding_is_the_first_slice_s(tmp_path):
+    """As in BLOOM, where it is no block's and stands before them."""
+    names = ("word_embeddings.weight", "word_embeddings_layernorm.bias", "ln_f.weight")
+    for i, folder in enumerate("xy"):
+        tensors = {
+            f"transformer.{n}": torch.full((6, 4)[: 2 - (k > 0)], float(i))
+            for k, n in enumerate(names)
+        }
+        tensors |= {f"transformer.h.{b}.mlp.weight": torch.full((3,), 10.0 * i + b) for b in (0, 1)}
+        write_folder(tmp_path / folder, tensors, 1, {"vocab_size": 6, "n_layer": 2})
+    slices = [
+        {"sources": [{"model": str(tmp_path / f), "layer_range": [b, b + 1]}]}
+        for f, b in (("x", 0), ("y", 1))
+    ]
+    found = merged({"merge_method": "passthrough", "slices": slices})
+    values = {n.removeprefix("transformer."): float(t.ravel()[0]) for n, t in found.items()}
+    assert values == {
+        "word_embeddings.weight": 0.0, "word_embeddings_layernorm.bias": 0.0,
+        "h.0.mlp.weight": 0.0, "h.1.mlp.weight": 11.0, "ln_f.weight": 1.0,
+        "lm_head.weight": 1.0,
+    }  # fmt: skip

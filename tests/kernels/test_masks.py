@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evomerge.kernels.masks import BITS, MaskKey, draws, limit, uniform
+from evomerge.kernels.masks import BITS, MaskKey, draws, indexed_draws, limit, uniform
 
 KEYS = [MaskKey(seed, source, "model.layers.0.w") for seed in (0, 1) for source in ("a", "b", "c")]
 _WORD = (1 << 64) - 1
@@ -51,6 +51,48 @@ def test_equals_integer_splitmix64(seed, source, tensor, start, count):
     key = MaskKey(seed, source, tensor)
     expected = [draw(key, i) for i in range(start, start + count)]
     assert draws(key, start, start + count).tolist() == expected
+
+
+def lowbias32(x: int) -> int:
+    """Of hash-prospector, in whole numbers."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
+    return x ^ (x >> 16)
+
+
+@given(
+    start=st.one_of(
+        st.integers(0, 9), st.integers(2**32 - 9, 2**32 + 9), st.integers(2**40, 2**40 + 9)
+    ),
+    count=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=60)
+def test_draws_by_position_equal_whole_numbers(start, count):
+    expected = [
+        lowbias32(i % 2**32 ^ (i // 2**32 * 0x9E3779B1) % 2**32) >> 8
+        for i in range(start, start + count)
+    ]
+    assert indexed_draws(start, start + count).tolist() == expected
+
+
+@pytest.mark.parametrize("start", [0, 12_345_677, 2**32 - 10_000, 2**40])
+@pytest.mark.parametrize("step", [1, 2, 64, 4096])
+def test_draws_by_position_are_uniform_and_uncorrelated(start, step):
+    """Along neighbours, and along the columns of rows."""
+    found = indexed_draws(start, start + 5000 * step)[::step].double().numpy() / 2**BITS
+    assert stats.kstest(found, "uniform").pvalue > 1e-4
+    for lag in (1, 2, 16):
+        assert abs(stats.pearsonr(found[:-lag], found[lag:]).statistic) < 5 / math.sqrt(5000)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_whether_a_draw_is_even_tells_nothing_of_its_size(key):
+    """It decides to which side of a level an element counts that is equal to it."""
+    found = draws(key, 0, 20_000)
+    for half in (found < 1 << (BITS - 1), found >= 1 << (BITS - 1)):
+        even, n = int((found[half] % 2 == 0).sum()), int(half.sum())
+        low, high = stats.binom.interval(1 - 1e-6, n, 0.5)
+        assert low <= even <= high
 
 
 def test_uniform_is_the_draws_as_fractions():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evomerge.kernels.loops import loops_for, native_available
-from evomerge.kernels.masks import MaskKey, draws
+from evomerge.kernels.masks import MaskKey, draws, indexed_draws
 from evomerge.kernels.native import NativeLoops, library
 from evomerge.kernels.select import EVERYTHING, NOTHING
 from evomerge.kernels.torch_loops import TorchLoops
@@ -17,6 +17,8 @@ KEY = MaskKey(1, "source", "tensor")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [0, 1, 15, 16, 17, 31, 33, 255, 256, 257, 1003]
 OFFSETS = [0, 1, 7]
+STARTS = [0, 37, 2**32 - 21, 2**33 + 1]
+"""Of runs; the third crosses the end of 32 bits amid 16 elements that are handled at once."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,26 @@ def test_a_term_of_coefficient_zero_is_left_out(native):
         assert all(torch.equal(out, torch.ones(20)) for out in outs)
 
 
-BANDS = [None, (NOTHING, EVERYTHING), ((2.0, 3), (0.7, 100)), (NOTHING, (0.5, 0))]
+HALF = 1 << 23
+BANDS = [
+    (NOTHING, EVERYTHING),
+    ((2.0, 2.5, HALF // 2), (0.7, 1.5, HALF)),
+    (NOTHING, (0.5, 0.5, 0)),
+    ((0.7, 1.5, HALF // 2), (0.7, 1.5, HALF)),
+]
+
+
+def kept_by(cut, a, start):
+    """Brute force, one element after the other."""
+    bottom, top, limit = cut
+    drawn = indexed_draws(start, start + len(a)).tolist()
+    kept = [v >= top or (v >= bottom and u < limit) for v, u in zip(a.tolist(), drawn, strict=True)]
+    return torch.tensor(kept, dtype=torch.bool)
+
+
+def kept_in(band, a, start):
+    inner, outer = band
+    return kept_by(outer, a, start) & ~kept_by(inner, a, start)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -100,7 +121,7 @@ BANDS = [None, (NOTHING, EVERYTHING), ((2.0, 3), (0.7, 100)), (NOTHING, (0.5, 0)
 )
 def test_thin(native, dtype, size, normalize, consensus):
     base, *xs = tensors(size, dtype, 5, offset=3)
-    start = 37
+    start = STARTS[size % 4]
     factors, weights = [0.4, -0.3, 1.1, 0.2], [0.5, -0.2, 0.9, 0.2]
 
     def call(loops, out):
@@ -111,7 +132,7 @@ def test_thin(native, dtype, size, normalize, consensus):
             xs,
             factors,
             weights,
-            [*BANDS[1:], mask],
+            [*BANDS[:3], mask],
             0.8,
             normalize,
             consensus,
@@ -122,6 +143,25 @@ def test_thin(native, dtype, size, normalize, consensus):
     for wanted in DTYPES:
         outs, found = both(native, wanted, call, size)
         assert torch.equal(*outs) and found == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("band", BANDS, ids=str)
+def test_thin_keeps_a_band(native, dtype, start, band):
+    for size in (5, 33, 1003):
+        base, x = tensors(size, dtype, 2)
+        base = (base * 4).round() / 4  # many elements of some size
+        x = (x * 4).round() / 4
+
+        def call(loops, out, base=base, x=x):
+            args = (0.5, False, False, 1e-8, start)
+            return loops.thin(out, base, [x], [1.0], [1.0], [band], *args)
+
+        outs, _ = both(native, torch.float32, call, size)
+        kept = kept_in(band, (x.float() - base.float()).abs(), start)
+        expected = torch.where(kept, (base.float() + x.float()) / 2, base.float())
+        assert torch.equal(outs[0], expected) and torch.equal(outs[1], expected)
 
 
 @pytest.mark.parametrize("size", [1, 33, 500])
@@ -146,7 +186,7 @@ def unpack(words, count):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("start", [0, 1, 255, 2**33 + 1])
+@pytest.mark.parametrize("start", [0, 1, 16, 255, 2**33 + 1, 2**33 + 2])
 def test_chance(native, dtype, size, start):
     base, x = tensors(size, dtype, 2)
     top = int(0.3 * 2**24)
@@ -161,15 +201,24 @@ def test_chance(native, dtype, size, start):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("start", "row_length"), [(0, 1003), (5, 40), (39, 8), (0, 1), (7, 256)])
-def test_ranked(native, dtype, size, start, row_length):
+@pytest.mark.parametrize(
+    ("start", "row_length"),
+    [(0, 1003), (5, 40), (39, 8), (0, 1), (7, 256), (0, 16), (48, 32), (2**33 + 80, 2**31)],
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranked(native, dtype, size, start, row_length, ties):
+    """Elements equal to entries of the table are beyond them if their draws are even."""
     base, x = tensors(size, dtype, 2)
+    if ties:
+        base, x = ((t * 8).round() / 8 for t in (base, x))
     rows = (start + size) // row_length + 1
     rng = torch.Generator().manual_seed(2)
     for levels in (2, 9, 32):
         table = torch.full((rows, 32), float("inf"))
         table[:, :levels] = torch.rand(rows, levels, generator=rng).sort(dim=1).values * 2
-        table[:, 0] = 0.0
+        if ties:
+            table = (table * 8).round() / 8
+        table[:, 0] = -1.0
         step = 0.4 / (levels - 1)
         made = [
             loops.ranked(KEY, 0.3, 1 / step, levels, table, row_length, base, x, start, True)
@@ -178,27 +227,26 @@ def test_ranked(native, dtype, size, start, row_length):
         mask = unpack(made[0][0], size)
         assert torch.equal(mask, made[1][0])
         assert made[0][1:] == made[1][1:]
-        u = draws(KEY, start, start + size).double() / 2**24
+        drawn = draws(KEY, start, start + size)
+        u = (drawn.double() / 2**24).numpy()
         d = (x.float() - base.float()).abs()
-        for i in range(size):
-            row = table[(start + i) // row_length][:levels]
-            p = 0.3 + (int((row <= d[i]).sum()) - 1) * step
-            if abs(float(u[i]) - p) > 1e-6:
-                assert bool(mask[i]) == (float(u[i]) < p)
+        own = table[torch.arange(start, start + size) // row_length, :levels]
+        reached = torch.where(drawn[:, None] % 2 == 0, own <= d[:, None], own < d[:, None])
+        p = 0.3 + (reached.sum(1).numpy() - 1) * step
+        sure = np.abs(u - p) > 1e-6
+        assert np.array_equal(mask.numpy()[sure], (u < p)[sure])
 
 
 @pytest.mark.parametrize("given", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-def test_band_sums(native, given, size):
+@pytest.mark.parametrize("start", STARTS)
+def test_band_sums(native, given, size, start):
     base, x = tensors(size, given, 2)
     d = (x.float() - base.float()).abs()
-    at = torch.arange(size) + 11
-    for band in BANDS[1:]:
-        (inner, inner_at), (outer, outer_at) = band
-        found = [loops.band_sums(band, base, x, 11) for loops in (native, TORCH)]
+    for band in BANDS:
+        found = [loops.band_sums(band, base, x, start) for loops in (native, TORCH)]
         assert found[0] == found[1]
-        kept = (d > outer) | ((d == outer) & (at < outer_at))
-        kept &= ~((d > inner) | ((d == inner) & (at < inner_at)))
+        kept = kept_in(band, d, start)
         expected = (float(d.double().sum()), float(d[kept].double().sum()))
         assert found[0] == pytest.approx(expected, rel=1e-6)
 
@@ -211,20 +259,55 @@ def test_statistics(native, dtype, size, with_base):
     base = base if with_base else None
     ds = [(x.float() - base.float()) if with_base else x.float() for x in xs]
     for loops in (native, TORCH):
-        counts = loops.histogram(14, base, xs[0])
+        counts = loops.histogram(base, xs[0])
         bits = ds[0].abs().numpy().view(np.int32) >> 14
         assert np.array_equal(counts.numpy(), np.bincount(bits, minlength=1 << 17))
         gram = loops.gram(base, xs).numpy()
         wide = np.stack([d.double().numpy() for d in ds])
         assert np.allclose(gram, wide @ wide.T, rtol=1e-5, atol=1e-4)
         bins = [int(np.abs(d.numpy()).max().view(np.int32)) >> 14 if size else 0 for d in ds]
-        for (values, places), d, number in zip(
-            loops.gather(14, bins, [size] * 3, base, xs, 100), ds, bins, strict=True
-        ):
-            hit = np.flatnonzero(d.abs().numpy().view(np.int32) >> 14 == number)
-            assert np.array_equal(places.numpy(), hit + 100)
-            assert np.array_equal(values.numpy(), d.abs().numpy()[hit])
+        gathered = loops.gather(bins, [size] * 3, base, xs)
+        for values, d, number in zip(gathered, ds, bins, strict=True):
+            a = d.abs().numpy()
+            assert np.array_equal(values.numpy(), a[a.view(np.int32) >> 14 == number])
     assert torch.equal(native.gram(base, xs), TORCH.gram(base, xs))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("rows", "length"), [(1, 1), (5, 1), (3, 5), (7, 31), (4, 32), (3, 33), (2, 257), (1, 1003)]
+)
+@pytest.mark.parametrize("kind", ["normal", "ties", "wide", "equal"])
+@pytest.mark.parametrize("with_base", [False, True])
+def test_row_table(native, dtype, rows, length, kind, with_base):
+    """Ranks of each row against numpy's sort; a number less where the rank before is smaller."""
+    base, x = tensors(rows * length, dtype, 2, offset=1)
+    if kind == "ties":
+        base, x = (base * 2).round() / 2, (x * 2).round() / 2
+    elif kind == "wide":
+        base, x = base * 0, x.sign() * (3 * x).exp2() ** 2
+    elif kind == "equal":
+        base, x = torch.zeros_like(base), torch.full_like(x, -0.25)
+    base = base if with_base else None
+    a = (x.float() - base.float() if with_base else x.float()).abs().numpy()
+    ordered = np.sort(a.reshape(rows, length), axis=1)
+    levels = min(32, length)
+    ranks = [-(-r * length // levels) for r in range(levels)]
+    expected = np.full((rows, 32), np.inf, np.float32)
+    for row, level in itertools.product(range(rows), range(levels)):
+        value = expected[row, level] = ordered[row, ranks[level]]
+        if ranks[level] and ordered[row, ranks[level] - 1] < np.nextafter(value, np.float32(0)):
+            expected[row, level] = np.nextafter(value, np.float32(0))
+    for loops in (native, TORCH):
+        assert np.array_equal(loops.row_table(ranks, length, base, x).numpy(), expected)
+
+
+def test_neighbours_among_float32_numbers_are_not_moved(native):
+    """Nothing lies between them, so that the larger one is the entry."""
+    x = torch.tensor([1.0, 1 + 2.0**-23, 0.0, 2.0**-149])
+    for loops in (native, TORCH):
+        table = loops.row_table([0, 1], 2, None, x)
+        assert table[:, :2].tolist() == [[1.0, 1 + 2.0**-23], [0.0, 2.0**-149]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -8,7 +8,7 @@ from evomerge.kernels.lines import column_gram, line_grams, line_runs
 from evomerge.kernels.passes import over_blocks
 from evomerge.kernels.view import View
 from evomerge.kernels.weight import Stored
-from evomerge.testing.operators import small_runs
+from evomerge.testing.operators import small_runs, torch_loops
 
 SHAPES = [(1,), (700,), (9, 70), (70, 9), (1, 700), (3, 20, 30), (2, 2, 300)]
 
@@ -82,28 +82,30 @@ def test_histogram(shape, dtype):
     numbers, counts = np.unique(bits, return_counts=True)
     assert np.array_equal(made.bins, numbers)
     assert np.array_equal(made.counts, counts)
-    assert made.above.tolist() == [int((bits > n).sum()) for n in numbers]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_row_table(shape):
-    view, base, xs = view_of(shape)
+@pytest.mark.parametrize("shape", [*SHAPES, (31,), (33,), (5, 1), (7, 31)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_row_table(shape, dtype):
+    """An entry parts the smallest rank of its level from the rank before."""
+    view, base, xs = view_of(shape, dtype=dtype)
     with small_runs(256):
         table, levels = view.row_table(2)
-    rows = np.sort(np.abs(xs[2] - base).reshape(view.rows, -1), axis=1)
+        with torch_loops():
+            assert torch.equal(view.row_table(2)[0], table)
+    deltas = np.abs(xs[2].astype("f4") - base.astype("f4"))
+    rows = np.sort(deltas.reshape(view.rows, -1), axis=1)
     length = rows.shape[1]
-    assert levels == min(32, length)
+    assert levels == min(32, length) and table.shape == (len(rows), 32)
     for row in range(len(rows)):
-        for level in range(32):
-            # the smallest rank whose share of the row is level / levels or more
-            rank = next((i for i in range(length) if i * levels >= level * length), None)
-            value = float(table[row, level])
-            if level == 0:
-                assert value == 0.0
-            elif rank is None:
-                assert value == float("inf")
-            else:
-                assert value == pytest.approx(rows[row, rank], rel=1e-6)
+        assert float(table[row, 0]) == -1.0
+        assert table[row, levels:].tolist() == [float("inf")] * (32 - levels)
+        for level in range(1, levels):
+            rank = next(i for i in range(length) if i * levels >= level * length)
+            before, value = rows[row, rank - 1 : rank + 1]
+            below = np.nextafter(value, np.float32(0))
+            expected = below if before < below else value
+            assert float(table[row, level]) == expected
 
 
 def test_statistics_are_remembered_by_their_members():
