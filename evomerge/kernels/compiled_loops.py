@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.kernels.masks import _GOLDEN, _M1, _M2, BITS, MaskKey, _shift
+from evomerge.kernels.masks import _GOLDEN, _M1, _M2, _WORD, BITS, MaskKey, _shift
 from evomerge.kernels.select import Band
 from evomerge.kernels.torch_loops import TorchLoops
 
@@ -101,7 +101,9 @@ class CompiledLoops(TorchLoops):
                 modes.append("mask")
                 masks.append(keep)
         if out.dtype not in DTYPES:
-            made = [_mask(k, start, x) if _is_chance(k) else k for k, x in zip(keeps, xs, strict=True)]
+            made = [
+                _mask(k, start, x) if _is_chance(k) else k for k, x in zip(keeps, xs, strict=True)
+            ]
             return super().thin(
                 out, base, xs, factors, weights, made, scale, normalize, consensus, least, start
             )
@@ -259,7 +261,7 @@ def _thinning(normalize: bool, consensus: bool, *modes: str) -> Function:
         c = numbers.to(torch.float32)
         wide = base.to(torch.float32)
         at = _positions(out, numbers)
-        indexed = _drawn(torch.zeros_like(at), at) if "band" in modes else at
+        indexed = _indexed(at) if "band" in modes else at
         terms: list[Tensor] = []
         weights: list[Tensor] = []
         total = torch.zeros_like(wide)
@@ -289,7 +291,6 @@ def _thinning(normalize: bool, consensus: bool, *modes: str) -> Function:
                 mixed = mixed + torch.where(agrees, term, 0.0)
                 divisor = divisor + torch.where(agrees, w, 0.0)
             if normalize:
-                # compared in float64, as torch does with a number
                 mixed = mixed / torch.where(divisor.abs() <= c[2], 1.0, divisor)
             total = mixed
         return _store(out, wide + c[1] * total)
@@ -328,6 +329,14 @@ def _drawn(key: Tensor, at: Tensor) -> Tensor:
     z = (z ^ _shift(z, 27)) * _M2
     z = z ^ _shift(z, 31)
     return torch.where((at & 1) == 0, _shift(z, 8) & (2**BITS - 1), _shift(z, 40))
+
+
+def _indexed(at: Tensor) -> Tensor:
+    """Draws of 24 bits at some positions, as `masks.indexed_draws` has them."""
+    x = ((at & _WORD) ^ ((at >> 32) * 0x9E3779B1)) & _WORD
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
+    return (x ^ (x >> 16)) >> 8
 
 
 def _chosen(mask: Tensor, at: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import select
+from evomerge.kernels.compiled_loops import Count
 from evomerge.kernels.loops import loops_for
 from evomerge.kernels.masks import BITS, limit
 from evomerge.kernels.plans import (
@@ -25,7 +26,7 @@ from evomerge.kernels.plans import (
     Thinned,
 )
 from evomerge.kernels.select import EVERYTHING, NOTHING
-from evomerge.kernels.view import View
+from evomerge.kernels.view import DEVICE_RUN, View
 
 _ROUNDING = 1e-6
 """Of a float32 sum of weights, relative to the sum of their magnitudes."""
@@ -60,11 +61,19 @@ class TensorMerge:
         Returns:
             How many of the values are NaN or infinite.
         """
+        return int(self.begin(out))
+
+    def begin(self, out: Tensor) -> Count:
+        """Does the same as `write`, but does not wait for a GPU.
+
+        Returns:
+            How many of the values are NaN or infinite; on a GPU a tensor of one number.
+        """
         flat = out.view(-1)
         return sum(self.view.over_runs(lambda a, b: self.run(flat[a:b], a)))
 
-    def run(self, out: Tensor, start: int) -> int:
-        """Fills one run, which begins at element `start` of the tensor."""
+    def run(self, out: Tensor, start: int) -> Count:
+        """Fills one run, which begins at element `start` of the tensor, as `begin`."""
         plan = self._plan
         base, xs = self.view.read(start, start + out.numel())
         if isinstance(plan, Combination):
@@ -83,8 +92,7 @@ class TensorMerge:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Elements [start, stop) in float32, not rounded any further."""
-        device = self.view.sources[0].read(0, 0).device
-        out = torch.empty(stop - start, dtype=torch.float32, device=device)
+        out = torch.empty(stop - start, dtype=torch.float32, device=self.view.device)
         self.run(out, start)
         return out
 
@@ -152,7 +160,7 @@ class TensorMerge:
 
     def _thin(
         self, plan: Thinned, out: Tensor, base: Tensor | None, xs: Sequence[Tensor], start: int
-    ) -> int:
+    ) -> Count:
         assert base is not None
         stop = start + out.numel()
         used: list[int] = []
@@ -188,28 +196,31 @@ class TensorMerge:
 
 def _blockwise(
     plan: Blockwise, out: Tensor, base: Tensor | None, xs: Sequence[Tensor], start: int
-) -> int:
+) -> Count:
     """Makes a run in blocks, so that few elements are held in float32 at once."""
-    bad = 0
-    for a in range(0, out.numel(), _BLOCK):
-        part = out[a : a + _BLOCK]
-        wide = None if base is None else base[a : a + _BLOCK].to(torch.float32)
-        sources = [x[a : a + _BLOCK].to(torch.float32) for x in xs]
+    bad: Count = 0
+    step = _BLOCK if out.device.type == "cpu" else DEVICE_RUN
+    for a in range(0, out.numel(), step):
+        part = out[a : a + step]
+        wide = None if base is None else base[a : a + step].to(torch.float32)
+        sources = [x[a : a + step].to(torch.float32) for x in xs]
         part.copy_(plan.function(start + a, wide, sources))
-        bad += int((~torch.isfinite(part)).sum())
+        found = (~torch.isfinite(part)).sum()
+        bad = bad + (int(found) if out.device.type == "cpu" else found)
     return bad
 
 
-def _pieces(plan: Pieced, out: Tensor, xs: Sequence[Tensor], start: int) -> int:
+def _pieces(plan: Pieced, out: Tensor, xs: Sequence[Tensor], start: int) -> Count:
     """Fills one run piece by piece."""
-    bad, at, stop = 0, start, start + out.numel()
+    bad: Count = 0
+    at, stop = start, start + out.numel()
     piece = bisect_right(plan.stops, start)
     while at < stop:
         end = min(stop, plan.stops[piece])
         here = slice(at - start, end - start)
         inputs = [x[here] for x in xs]
         coefficients = torch.tensor(plan.coefficients[piece], dtype=torch.float32)
-        bad += loops_for([out, *inputs]).combine(out[here], inputs, coefficients, 0.0, at, 0)
+        bad = bad + loops_for([out, *inputs]).combine(out[here], inputs, coefficients, 0.0, at, 0)
         at, piece = end, piece + 1
     return bad
 

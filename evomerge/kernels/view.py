@@ -17,11 +17,14 @@ from evomerge.kernels.loops import loops_for
 from evomerge.kernels.masks import MaskKey
 from evomerge.kernels.select import SHIFT, Cut, Histogram, cuts
 from evomerge.kernels.torch_loops import LEVELS
-from evomerge.kernels.weight import Weight
+from evomerge.kernels.weight import Stored, Weight
 
 RUN = 1 << 20
 """Elements of a run: what a thread takes at a time. Sums are made of sums of runs, so their
 rounding does not depend on the number of threads."""
+
+DEVICE_RUN = 1 << 25
+"""The same on a GPU, where starting a run costs as much as a million elements of it."""
 
 Arrays = dict[str, NDArray[np.generic]]
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class View:
         base: the base's tensor, or None.
         sources: the sources' tensors.
         keys: what each source's random mask is drawn from.
+        device: where runs are read to.
     """
 
     def __init__(
@@ -83,7 +87,9 @@ class View:
         self.keys = tuple(keys)
         self._names = tuple(names)
         self._memory: Memory = memory if memory is not None and names else Forgetful()
-        self._pool = pool
+        one = self.sources[0]
+        self.device = one.tensor.device if isinstance(one, Stored) else torch.device("cpu")
+        self._pool = pool if self.device.type == "cpu" else None
 
     @property
     def rows(self) -> int:
@@ -95,9 +101,15 @@ class View:
         base = None if self.base is None else self.base.read(start, stop)
         return base, [s.read(start, stop) for s in self.sources]
 
+    @property
+    def run_length(self) -> int:
+        """Elements of a run, as many as suit the device."""
+        return RUN if self.device.type == "cpu" else DEVICE_RUN
+
     def runs(self) -> list[tuple[int, int]]:
         """Runs that cover the tensor."""
-        return [(a, min(a + RUN, self.count)) for a in range(0, self.count, RUN)]
+        step = self.run_length
+        return [(a, min(a + step, self.count)) for a in range(0, self.count, step)]
 
     def over_runs(self, work: Callable[[int, int], T]) -> list[T]:
         """Does some work for every run, on several threads where the tensor is large."""
@@ -118,7 +130,7 @@ class View:
         """Runs of whole rows."""
         if not self.count:
             return []
-        step = max(1, RUN // 4 // self.row_length) * self.row_length
+        step = max(1, self.run_length // 4 // self.row_length) * self.row_length
         return [(a, min(a + step, self.count)) for a in range(0, self.count, step)]
 
     # -- statistics ---------------------------------------------------------------------------

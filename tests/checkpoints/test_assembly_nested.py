@@ -89,10 +89,10 @@ def test_inner_random_masks_under_outer_statistics(pool, outer, threads):
             keep = max(1, int(0.3 * delta.size))
             least = np.sort(abs(delta).ravel())[::-1][keep - 1]
             exact = base + np.where(abs(delta) >= least, delta, 0)
-            # which of almost equal ones are kept is decided in float32
+            # those within a bin of the boundary are kept as draws have it
             off = ~np.isclose(found[name], exact, rtol=1e-5, atol=1e-5)
-            assert (abs(abs(delta[off]) - least) < 1e-5).all()
-            assert (abs(found[name] - base) > 1e-5).sum() <= keep
+            assert (abs(abs(delta[off]) / least - 1) < 2**-8).all()
+            assert (abs(found[name] - base) > 1e-5).sum() <= keep + 0.005 * delta.size
             continue
         if outer == "nearswap":
             exact = base + np.clip(delta, -0.1, 0.1)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from evomerge import operators
+from evomerge.kernels.masks import indexed_draws
 from evomerge.testing.operators import small_runs
 
 SHAPES = [(), (1,), (30,), (6, 9), (1, 40), (40, 1), (3, 4, 5)]
@@ -94,6 +96,19 @@ def test_ramplus_tl(merge, epsilon, r, alpha):
     _same(_merge("ramplus_tl", base, sources, r=r, alpha=alpha, epsilon=epsilon), expected)
 
 
+def _varying_most(variances, k):
+    """The k largest; of those equal to the k-th the ones whose draws leave k on average."""
+    if not k:
+        return set()
+    last = sorted(variances, reverse=True)[k - 1]
+    equal, missing = variances.count(last), k - sum(v > last for v in variances)
+    drawn = indexed_draws(0, len(variances)).tolist()
+    return {
+        i for i, v in enumerate(variances)
+        if v > last or (v == last and drawn[i] * equal < missing * 2**24)
+    }  # fmt: skip
+
+
 @given(merges(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
 @quick
 def test_sce(merge, share):
@@ -103,8 +118,7 @@ def test_sce(merge, share):
     chosen = set(range(n))
     if share < 1:
         variances = [float(np.float32(np.var([d[i] for d in deltas]))) for i in range(n)]
-        varied = sorted((i for i in range(n) if variances[i]), key=lambda i: (-variances[i], i))
-        chosen = set(varied[: int(len(varied) * share)])
+        chosen = _varying_most(variances, int(np.count_nonzero(variances) * share))
     deltas = [[x if i in chosen else 0.0 for i, x in enumerate(d)] for d in deltas]
     squares = [math.fsum(x * x for x in d) / n for d in deltas]
     total = math.fsum(squares)
@@ -173,12 +187,29 @@ def test_arcee_fusion_takes_exact_quartiles_of_a_large_tensor():
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_sce_selects_as_many_as_asked_for(share):
+def test_sce_selects_exactly_as_many_as_asked_for(share):
     rng = np.random.default_rng(0)
     base = np.zeros((40, 50), np.float32)
-    sources = [np.round(rng.standard_normal((40, 50)) * 4).astype(np.float32) for _ in range(3)]
-    varied = np.count_nonzero(np.var(np.stack(sources), axis=0))
+    sources = [rng.standard_normal((40, 50)).astype(np.float32) for _ in range(3)]
+    variances = np.var(np.stack(sources).astype(float), axis=0)
+    merged = _merge("sce", base, sources, select_topk=share).numpy()
+    k = int(2000 * share)
+    assert np.array_equal(merged != 0, variances >= np.sort(variances.ravel())[-k])
+    assert np.count_nonzero(merged) == k
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
+@pytest.mark.parametrize("size", [64, 62])
+def test_sce_selects_as_many_of_equal_ones_as_asked_for_on_average(share, size):
+    rng = np.random.default_rng(0)
+    base = np.zeros((40, 50), np.float32)
+    sources = [(2.0 ** rng.integers(0, 2, (40, 50))).astype(np.float32) for _ in range(2)]
+    variances = np.var(np.stack(sources), axis=0)
+    varied = np.count_nonzero(variances)  # all of them by the same
     merged = _merge("sce", base, sources, select_topk=share)
-    with small_runs(64):
+    with small_runs(size):
         assert torch.equal(_merge("sce", base, sources, select_topk=share), merged)
-    assert int((merged != 0).sum()) == int(varied * share)
+    kept = merged.numpy() != 0
+    assert not kept[variances == 0].any()
+    low, high = stats.binom.interval(1 - 1e-9, varied, int(varied * share) / varied)
+    assert low <= kept.sum() <= high

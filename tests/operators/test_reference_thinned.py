@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from evomerge import operators
-from evomerge.kernels.masks import MaskKey, uniform
+from evomerge.kernels.masks import MaskKey, draws, indexed_draws
 
 FAMILY = {
     "ties": ("largest", True, True, False),
@@ -25,7 +25,8 @@ FAMILY = {
 
 
 def _largest(delta, density, skipped=0):
-    """Which elements are kept of those that are largest in magnitude."""
+    """Which elements are kept of those that are largest in magnitude, no two of them equal."""
+    assert len({abs(d) for d in delta}) == len(delta)
     order = sorted(range(len(delta)), key=lambda i: -abs(delta[i]))
     chosen = set(order[skipped:][: int(density * len(delta))])
     return [i in chosen for i in range(len(delta))]
@@ -40,20 +41,22 @@ def _kept(kind, delta, rows, density, extra, key):
         return _largest(delta, max(density, 1 / n + 1e-12))
     if kind == "outliers":
         return _largest(delta, density, min(int(extra * n), n - int(density * n)))
-    draws = uniform(key, n).tolist()
+    drawn = draws(key, 0, n).tolist()
     if kind == "random":
-        return [u < density for u in draws]
+        return [k / 2**24 < density for k in drawn]
     extra = min(extra, density, 1 - density)
     length = n // rows
     levels = min(32, length)
     out = []
     for row in range(rows):
         own = delta[row * length : (row + 1) * length]
-        for i, d in enumerate(own):
-            rank = sum(abs(other) < abs(d) for other in own)
+        for k, d in zip(drawn[row * length :], own, strict=False):
+            # of a crowd of equal ones half have the least and half the largest rank among them
+            smaller = sum(abs(other) < abs(d) for other in own)
+            rank = smaller if k % 2 else sum(abs(other) <= abs(d) for other in own) - 1
             share = rank * levels // length / (levels - 1) if levels > 1 else 0.5
             p = density - extra + 2 * extra * share
-            out.append(draws[row * length + i] < p)
+            out.append(k / 2**24 < p)
     return out
 
 
@@ -104,7 +107,16 @@ def merges(draw):
 
     weights = numbers(st.floats(-2, 2).filter(lambda w: w == 0 or abs(w) > 0.05))
     share = st.integers(0, 64).map(lambda i: i / 64)
-    return tensors[0], list(tensors[1:]), weights, numbers(share), numbers(share)
+    deltas = tensors[1:] - tensors[0]
+    assume(all(len(np.unique(np.abs(d))) == d.size for d in deltas))
+    return (
+        tensors[0],
+        list(tensors[1:]),
+        weights,
+        numbers(share),
+        numbers(share),
+        draw(st.booleans()),
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,8 +130,10 @@ def merges(draw):
 @given(merge=merges())
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_equals_the_loops(name, flags, merge):
-    base, sources, weights, densities, extras = merge
+    base, sources, weights, densities, extras, crowded = merge
     kind, elect, normalize, rescale = FAMILY[name]
+    if crowded and kind in ("random", "ranked"):  # few magnitudes, as of bfloat16 files
+        base, sources = np.round(base * 2) / 2, [np.round(x * 2) / 2 for x in sources]
     keys = [MaskKey(3, f"source{i}", "tensor") for i in range(len(sources))]
     third = {"outliers": {"gamma": extras}, "ranked": {"epsilon": extras}}.get(kind, {})
     merged = operators.merge(
@@ -218,3 +232,95 @@ def test_sources_are_dropped_independently_of_each_other():
         for s in "ab"
     )
     assert abs(stats.pearsonr(one, other).statistic) < 5 / math.sqrt(N)
+
+
+# -- equal magnitudes ---------------------------------------------------------------------------
+
+SURE = 1 - 1e-9
+
+
+def _crowded(*shape):
+    """Integers from 1 to 5 in magnitude."""
+    rng = torch.Generator().manual_seed(6)
+    sign = 1 - 2 * torch.randint(0, 2, shape, generator=rng)
+    return (torch.randint(1, 6, shape, generator=rng) * sign).float()
+
+
+def _expected_among_equals(a, k):
+    """By their draws, so that k elements are kept on average."""
+    value = np.sort(a)[::-1][k - 1]
+    equal, missing = (a == value).sum(), k - (a > value).sum()
+    drawn = indexed_draws(0, len(a)).numpy()
+    return (a > value) | ((a == value) & (drawn * equal < missing << 24))
+
+
+@pytest.mark.parametrize("density", [0.01, 0.25, 0.5, 0.77])
+@pytest.mark.parametrize(
+    ("name", "gamma"),
+    [("ties", 0.0), ("breadcrumbs", 0.0), ("breadcrumbs", 0.11), ("breadcrumbs_ties", 0.2)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ties_are_broken_by_draws(name, gamma, density, dtype):
+    """What is larger than the last kept is kept, what is smaller is not, of equals a share."""
+    delta = _crowded(200, 200).to(dtype)
+    a = delta.float().abs().numpy().ravel()
+    extra = {} if name == "ties" else {"gamma": [gamma]}
+    kept = _kept_by(name, delta, KEYS[0], density=[density], **extra).ravel()
+    skip, keep = int(gamma * N), int(density * N)
+    outer = _expected_among_equals(a, skip + keep)
+    inner = _expected_among_equals(a, skip) if skip else np.zeros(N, bool)
+    assert not (inner & ~outer).any()
+    assert np.array_equal(kept, outer & ~inner)
+    spread = 2 * stats.norm.ppf((1 + SURE) / 2) * math.sqrt(0.25 * N / 5)
+    assert abs(kept.sum() - keep) < spread
+    again = _kept_by(name, delta, KEYS[1], density=[density], **extra).ravel()
+    assert np.array_equal(again, kept)
+
+
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs"])
+def test_a_larger_density_keeps_a_superset(name):
+    delta = _crowded(60, 50)
+    extra = {"gamma": [0.1]} if name == "breadcrumbs" else {}
+    before = np.zeros((60, 50), bool)
+    for density in (0.1, 0.15, 0.4, 0.41, 0.8, 0.9):
+        kept = _kept_by(name, delta, KEYS[0], density=[density], **extra)
+        assert not (before & ~kept).any() and kept.sum() > before.sum()
+        before = kept
+
+
+@pytest.mark.parametrize("density", [0.05, 0.37, 0.8])
+def test_bfloat16_files_are_trimmed_to_a_bin(density):
+    """Base and source of 16 bits: magnitudes within 2**-9 of the k-th largest share its places."""
+    base = _normal(200, 200).bfloat16()
+    source = (base.float() + 0.02 * torch.flip(_normal(200, 200), (0,))).bfloat16()
+    a = (source.float() - base.float()).abs().flatten()
+    merged = operators.merge("ties", base, [source], weight=[1.0], density=[density])
+    kept = (merged != base.float()).flatten()
+    k = int(density * N)
+    value = float(a.sort(descending=True).values[k - 1])
+    if value == 0:  # fewer differ
+        assert torch.equal(kept, a > 0)
+        return
+    above, below = a > value * (1 + 2**-9), a < value * (1 - 2**-9)
+    assert kept[above].all() and not kept[below].any()
+    between = int((~above & ~below).sum())
+    spread = stats.norm.ppf((1 + SURE) / 2) * math.sqrt(0.25 * between)
+    assert abs(int(kept.sum()) - k) <= spread + 1
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+@pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.5), (0.2, 0.15)])
+@pytest.mark.parametrize("name", ["della", "della_linear"])
+def test_della_keeps_the_density_of_crowds(name, density, epsilon, key):
+    """Each crowd with the probability of its mean rank in its row, to half a step of 32."""
+    delta = _crowded(200, 200)
+    kept = _kept_by(name, delta, key, density=[density], epsilon=[epsilon])
+    step = 2 * epsilon / 31
+    rank = stats.rankdata(delta.abs().numpy(), axis=1) - 1  # the mean of equal ones
+    p = density - epsilon + 2 * epsilon * rank / 199
+    for size in range(1, 6):
+        crowd = (delta.abs() == size).numpy()
+        error = stats.norm.ppf((1 + SURE) / 2) * math.sqrt(0.25 / crowd.sum())
+        assert abs(kept[crowd].mean() - p[crowd].mean()) < error + step / 2
+    low, high = stats.binom.interval(SURE, N, density)
+    assert low - N * step / 4 <= kept.sum() <= high + N * step / 4
