@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from evomerge.checkpoints.checking import idle_parameters
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.preview import cost, plan_lines
 from evomerge.checkpoints.writer import SHARD_BYTES, check_free, existing_folder, write_checkpoint
@@ -15,7 +17,7 @@ from evomerge.errors import ConfigError, Problem, SourceError
 from evomerge.progress import Progress
 from evomerge.recipe import Recipe
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 EPILOG = """\
 RECIPE is mergekit YAML (models, slices, modules, gradients, filters, tokenizer_source, dtype,
@@ -93,14 +95,13 @@ def _adapter(recipe: Recipe, options: argparse.Namespace) -> int:
         raise ConfigError.of(
             "--dry-run", "it beside --as-adapter", "one of the two", "Leave --dry-run out."
         )
-    text = recipe.to_yaml()
-    report = write_adapter(
-        recipe, options.out, options.rank, options.allow_pickled, {"recipe.yaml": text}
-    )
+    for key in idle_parameters(recipe):
+        print(f"note: {key} has no effect: {recipe.method} has no such parameter.", file=sys.stderr)
+    report = write_adapter(recipe, options.out, options.rank, options.allow_pickled)
     ranks = sorted({fit.rank for fit in report.fits.values()})
     print(
-        f"{report.path}  {len(report.fits)} modules, rank {', '.join(map(str, ranks))}, "
-        f"largest relative error {report.worst:.2g}"
+        f"{report.path}  digest: {report.digest}\n{len(report.fits)} modules, "
+        f"rank {', '.join(map(str, ranks))}, largest relative error {report.worst:.2g}"
     )
     return 0
 
@@ -122,7 +123,8 @@ def _check_values(recipe: Recipe, merger: Merger, progress: Progress) -> None:
             problems.append(
                 Problem(
                     model.field,
-                    f"{count} values that are NaN or infinite in {first} of {ref}{more}",
+                    f"{count} value{'s' if count != 1 else ''} of {first} in {ref} that "
+                    f"{'are' if count != 1 else 'is'} NaN or infinite{more}",
                     "finite weights", "Download or write the model again.",
                 )
             )  # fmt: skip
@@ -155,8 +157,8 @@ def _preview(recipe: Recipe, merger: Merger, options: argparse.Namespace) -> Non
         "output": f"{price.tensors} tensors, {_count(price.parameters)} parameters, "
         f"{' and '.join(dtypes)}, {_bytes(price.written)} in {price.files} "
         f"file{'s' if price.files != 1 else ''}",
-        "reads": f"{_bytes(price.read)} from {len(recipe.models())} model"
-        f"{'s' if len(recipe.models()) != 1 else ''}",
+        "reads": f"{_bytes(price.read)} from {price.models} model"
+        f"{'s' if price.models != 1 else ''}",
         "memory": f"about {_bytes(price.memory)} beyond the page cache",
     }
     if price.seconds is not None:

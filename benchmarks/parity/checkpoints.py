@@ -41,6 +41,9 @@ ARCHITECTURES = {
     "GPT-NeoX": Architecture("GPTNeoX", {}),
 }
 
+BUFFERS = (".attention.bias", ".masked_bias", ".inv_freq")
+"""Ends of names of tensors that are no parameters."""
+
 SOURCES = ("a", "b", "c")
 _NOISE = {"a": 0.010, "b": 0.007, "c": 0.012}
 _UNTOUCHED = {"a": 0.0, "b": 0.3, "c": 0.1}
@@ -67,13 +70,25 @@ def make_family(folder: Path, architecture: str, dtype: torch.dtype) -> None:
     rng = torch.Generator().manual_seed(7)
     clean = load_file(folder / "base" / "model.safetensors")
     base = {n: _shaken(t, 0.04, 0.0, rng) for n, t in clean.items()}
-    _save(folder / "base", base)
+    buffers = _buffers() if made.kind == "GPTNeoX" else {}
+    _save(folder / "base", {**base, **buffers})
     config = (folder / "base" / "config.json").read_text("utf-8")
     for name in SOURCES:
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(config, encoding="utf-8")
         tensors = {n: _shaken(t, _NOISE[name], _UNTOUCHED[name], rng) for n, t in base.items()}
-        _save(folder / name, tensors)
+        _save(folder / name, {**tensors, **buffers})
+
+
+def _buffers() -> dict[str, Tensor]:
+    """What files of GPT-NeoX held before transformers left it out; mergekit demands it."""
+    out: dict[str, Tensor] = {}
+    for i in range(_SIZES["num_hidden_layers"]):
+        stem = f"gpt_neox.layers.{i}.attention"
+        out[f"{stem}.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
+        out[f"{stem}.masked_bias"] = torch.tensor(-1e4)
+        out[f"{stem}.rotary_emb.inv_freq"] = 10000.0 ** -torch.linspace(0, 1, 8)
+    return out
 
 
 def _shaken(tensor: Tensor, size: float, untouched: float, rng: torch.Generator) -> Tensor:

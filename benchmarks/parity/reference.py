@@ -193,8 +193,13 @@ def _band(delta: Tensor, keep: int, skip: int, fine: float) -> tuple[Tensor, Ten
     return mask.view_as(delta), doubt.view_as(delta)
 
 
-def combine(g: Given, masks: Sequence[Tensor], signs: bool, normalize: bool) -> Answer:
-    """base + lambda * sum of masked task vectors, with or without an election of signs."""
+def combine(
+    g: Given, masks: Sequence[Tensor], signs: bool, normalize: bool, wobble: float = 0.0
+) -> Answer:
+    """base + lambda * sum of masked task vectors, with or without an election of signs.
+
+    `wobble` is the relative uncertainty of the factors that rescale.
+    """
     parts = []
     for delta, mask in zip(g.deltas, masks, strict=True):
         part = torch.where(mask, delta, 0.0)
@@ -207,7 +212,8 @@ def combine(g: Given, masks: Sequence[Tensor], signs: bool, normalize: bool) -> 
     doubt = torch.zeros_like(total, dtype=torch.bool)
     divisor: Tensor | float = sum(w)
     if signs:
-        doubt = (total.abs() <= 4 * g.eps * terms.abs().sum(dim=0)) & (terms != 0).any(dim=0)
+        close = total.abs() <= (4 * g.eps + wobble) * terms.abs().sum(dim=0)
+        doubt = close & (terms != 0).any(dim=0)
         elected = torch.where(total >= 0, 1.0, -1.0)
         agree = terms.sign() == elected
         total = torch.where(agree, terms, 0.0).sum(dim=0)
@@ -242,13 +248,14 @@ def _banded(g: Given, gamma: Sequence[float], signs: bool, normalize: bool) -> A
         mask, doubt = _band(delta, keep, min(int(q * n), n - keep), g.ranks)
         masks.append(mask)
         doubts.append(doubt)
-    found = combine(g, masks, signs, normalize)
-    slack = 0.0
+    wobble = slack = 0.0
     if g.shared.get("rescale", False):  # the factors hang on what is kept
         for delta, mask, doubt in zip(g.deltas, masks, doubts, strict=True):
             size = delta.abs()
-            factor = float(size.sum() / size[mask].sum())
-            slack += factor * float(size[doubt].sum() / size[mask].sum() * size.max())
+            kept = float(size[mask].sum())
+            wobble = max(wobble, float(size[doubt].sum()) / kept)
+            slack += wobble * float(size.sum() * size.max()) / kept
+    found = combine(g, masks, signs, normalize, wobble)
     return Answer(found.out, found.doubt | torch.stack(doubts).any(dim=0), slack)
 
 

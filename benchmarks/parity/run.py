@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1])]
 
 from chance import compare_random  # noqa: E402
-from checkpoints import give_vocabularies, make_adapter, make_family  # noqa: E402
+from checkpoints import BUFFERS, give_vocabularies, make_adapter, make_family  # noqa: E402
 from compare import (  # noqa: E402
     DIFFERS,
     EQUAL,
@@ -137,7 +138,7 @@ def _digest(folder: Path) -> str:
     tensors = read_tensors(folder)
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest() if tensors else ""
 
 
@@ -255,12 +256,30 @@ def _row(job: Job, answer: dict[str, Any]) -> Row:
     return row
 
 
+def _take_buffers(
+    row: Row, ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], models: Path
+) -> None:
+    """Takes buffers out, which are no parameters: ours copies them, whatever the operator."""
+    stored = read_tensors(models / "a")
+    names = [n for n in theirs if n.endswith(BUFFERS)]
+    merged = 0
+    for name in names:
+        own = stored[re.sub(r"\.\d+\.", ".0.", name)]  # all blocks have the same
+        found, other = ours.pop(name), theirs.pop(name)
+        merged += not torch.equal(other, own.to(other.dtype))
+        if not torch.equal(found, own.to(found.dtype)):
+            row.fail(f"{name}: not the sources' own")
+    if merged:
+        row.notes.append(f"mergekit's {merged} buffers are not the sources' own")
+
+
 def _judge(row: Row, job: Job, mine: Path) -> None:
     kind, method = job.case.kind, job.case.method
     if kind == "tokenizer":
         compare_vocabularies(row, mine, job.out)
     else:
         ours, theirs = read_tensors(mine), read_tensors(job.out)
+        _take_buffers(row, ours, theirs, job.models)
         if kind == "structure":
             split = any(".block_sparse_moe." in name for name in ours)
             compare_exact(row, method, None, fused(ours) if split else ours, theirs)

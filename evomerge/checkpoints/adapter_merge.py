@@ -55,12 +55,14 @@ class AdapterReport:
         method: the operator's name.
         bases: the models that the sources name, each once; more than one may be a mistake.
         fits: module names to how each was written.
+        digest: of the recipe, if there was one.
     """
 
     path: Path
     method: str
     bases: tuple[str, ...]
     fits: Mapping[str, Fit]
+    digest: str = ""
 
     @property
     def worst(self) -> float:

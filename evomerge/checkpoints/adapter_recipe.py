@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,13 +18,16 @@ from evomerge.checkpoints.adapter_merge import (
     merge_adapters,
     module_shapes,
 )
-from evomerge.checkpoints.arguments import Scopes, arguments, seed_of
-from evomerge.checkpoints.checking import check_recipe
+from evomerge.checkpoints.arguments import Scopes, arguments, check_filters, seed_of
+from evomerge.checkpoints.card import merge_card
+from evomerge.checkpoints.checking import check_recipe, groups
 from evomerge.checkpoints.layout import Layout, layout_of
 from evomerge.errors import RecipeError
 from evomerge.kernels.masks import MaskKey
 from evomerge.operators import Operator
 from evomerge.recipe import Recipe
+
+_CARD = ("Merged adapter", "A LoRA adapter, merged from others by evomerge.")
 
 
 def write_adapter(
@@ -55,6 +59,11 @@ def write_adapter(
             "models", "a recipe of slices, modules, a route or pieces", "a list of adapters",
             "Merge adapters by `models`.",
         )  # fmt: skip
+    for key in ("scope", "tokenizer", "chat_template"):
+        if getattr(recipe, key) is not None:
+            raise RecipeError.of(
+                key, f"a {key} for adapters", "none, as an adapter has no such thing", "Remove it."
+            )
     operator = operators.get(recipe.method)
     adapters = {}
     for i, source in enumerate(recipe.sources):
@@ -62,7 +71,7 @@ def write_adapter(
             raise RecipeError.of(
                 f"models[{i}].model", "a nested merge", "an adapter", "Merge it first."
             )
-        adapters[source.model] = Adapter(source.model, f"models[{i}].model", allow_pickled)
+        adapters[source.model] = _open(source.model, f"models[{i}].model", allow_pickled)
     sources = list(recipe.sources)
     base = None
     if isinstance(recipe.base, str) and recipe.base in adapters and operator.takes_base != "never":
@@ -95,11 +104,28 @@ def write_adapter(
         origin = None if operator.takes_base == "never" else start
         return operators.merge(operator.name, origin, matrices, keys=keys, **given(module))
 
+    check_filters(groups(recipe), [f"{module}.weight" for module in module_shapes(every)])
+    identities = {ref: adapter.fingerprint for ref, adapter in adapters.items()}
+    if isinstance(recipe.base, str):
+        identities.setdefault(recipe.base, "")
+    text = recipe.to_yaml(identities)
+    files = {
+        "README.md": merge_card(*_CARD, recipe, identities),
+        "recipe.yaml": text,
+        **(extra or {}),
+    }
     exact = operator.name in LINEAR and base is None
-    return merge_adapters(
+    report = merge_adapters(
         used, weights, out, method=operator.name, dense=None if exact else dense, rank=rank,
-        dtype=getattr(torch, recipe.dtype or "float32"), extra=extra,
+        dtype=getattr(torch, recipe.dtype or "float32"), extra=files | dict(extra or {}),
     )  # fmt: skip
+    return replace(report, digest=recipe.digest(identities))
+
+
+def _open(ref: str, field: str, allow_pickled: bool) -> Adapter:
+    """An adapter; of `model+adapter` the part behind the sign."""
+    alone = ref if Path(ref).is_dir() or "+" not in ref else ref.rpartition("+")[2]
+    return Adapter(alone, field, allow_pickled)
 
 
 def _depth(layout: Layout, name: str) -> float:

@@ -90,6 +90,8 @@ def check_settings(
                 f"{where}.{key}", "a parameter that the operator does not have",
                 f"one of {', '.join(sorted(known))} for {method}", likely(key, known),
             )  # fmt: skip
+        if known[key] is SEED and any(isinstance(c.value, tuple) for c in cases(setting)):
+            raise RecipeError.of(f"{where}.{key}", "a gradient", "one integer", "Correct it.")
         for value in values(setting):
             check_value(f"{where}.{key}", value, known[key])
             if known[key] is SEED and not isinstance(value, int):

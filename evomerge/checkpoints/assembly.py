@@ -22,7 +22,7 @@ from evomerge.checkpoints.region import (
 )
 from evomerge.checkpoints.remapped import text_parts, vocabulary_tensors
 from evomerge.checkpoints.route_config import routed_config
-from evomerge.checkpoints.stretches import Member, Opener, Stretch, Track, first_source, tracks
+from evomerge.checkpoints.stretches import Member, Opener, Stretch, Track, home, tracks
 from evomerge.checkpoints.vocabulary import VocabularyPlan, config_changes, plan_vocabulary
 from evomerge.errors import RecipeError, SourceError
 from evomerge.kernels.masks import MaskKey
@@ -115,8 +115,8 @@ class _Assembler:
         recipe = self.recipe
         if recipe.scope is not None and recipe.scope.rest is not None:
             return self.open(recipe.scope.rest, "scope.rest"), recipe.scope.rest
-        reference = recipe.base or first_source(recipe).model
-        return self.open(reference, "base_model"), key_of(reference)
+        reference, field = home(recipe)
+        return self.open(reference, field), key_of(reference)
 
     def _plan_vocabulary(self, members: dict[str, Model]) -> VocabularyPlan:
         recipe = self.recipe

@@ -40,7 +40,9 @@ def locate(ref: str, field: str = "model", pickled: bool = False) -> Path:
             field,
             f"no directory {ref}",
             "a model directory or a hub name such as org/model",
-            f"Correct the path, or set it: {field}=PATH.",
+            "Correct the path."
+            if "[" in field or "." not in field
+            else f"Correct the path, or set it: {field}=PATH.",
         )
     return _from_hub(ref, field, pickled)
 

@@ -18,7 +18,10 @@ from evomerge.checkpoints.merged import MergedModel, merge_of
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.parts import Assembly, Input, Part, key_of
 from evomerge.checkpoints.remapped import fit_rows
+from evomerge.checkpoints.resident import Resident, Wanted
 from evomerge.checkpoints.statistics import Statistics
+from evomerge.checkpoints.vocabulary import choose_chat_template
+from evomerge.kernels.compiled_loops import Count
 from evomerge.kernels.tensor_merge import TensorMerge
 from evomerge.kernels.view import View
 from evomerge.kernels.weight import Weight
@@ -54,21 +57,42 @@ class Pending:
         Raises:
             ValueError: if the shape is another.
         """
+        return int(self.begin(out))
+
+    def begin(self, out: Tensor) -> Count:
+        """Does the same as `write`, but does not wait for a GPU.
+
+        Returns:
+            How many of the values are NaN or infinite; on a GPU a tensor of one number.
+
+        Raises:
+            ValueError: as `write`.
+        """
         if tuple(out.shape) != self.shape:
             raise ValueError(f"{self.name}: a tensor of {list(out.shape)} for {list(self.shape)}")
         out = out.detach()
         if isinstance(self._merge, Tensor):  # integers
             out.copy_(self._merge)
             return 0
-        return self._merge.write(out)
+        if out.device == self.device:
+            return self._merge.begin(out)
+        made = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        bad = self._merge.begin(made)
+        out.copy_(made)
+        return bad
 
     def tensor(self) -> Tensor:
         """The values in a new tensor (integers: the source's own)."""
         if isinstance(self._merge, Tensor):
             return self._merge
-        out = torch.empty(self.shape, dtype=self.dtype)
-        self._merge.write(out)
+        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        self._merge.begin(out)
         return out
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are computed."""
+        return self._merge.device if isinstance(self._merge, Tensor) else self._merge.view.device
 
 
 class Merger:
@@ -78,12 +102,19 @@ class Merger:
     whatever the number of sources.
     """
 
-    def __init__(self, threads: int | None = None, allow_pickled: bool = False) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        allow_pickled: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             threads: that share large tensors; None for torch's number.
             allow_pickled: whether `.bin` sources may be read.
+            device: where to merge. Sources stay on a GPU as far as half of the memory that is
+                free at the first merge allows; what is nested is computed on the CPU.
         """
         self._open: dict[str, Model] = {}
         self._nested: OrderedDict[str, MergedModel] = OrderedDict()
@@ -92,6 +123,8 @@ class Merger:
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._statistics = Statistics()
+        self._device = torch.device(device)
+        self._resident: Resident | None = None
 
     def checkpoint(self, ref: str, field: str = "model") -> Model:
         """A source, opened at its first use."""
@@ -125,6 +158,10 @@ class Merger:
             SourceError: if a model cannot be opened or does not fit.
         """
         check_recipe(recipe)
+        if recipe.chat_template is not None:  # an unknown name is told before the long work
+            choose_chat_template(
+                recipe.chat_template, {r: self.checkpoint(r) for r in recipe.models()}
+            )
         return assemble(recipe, self.model)
 
     def stream(self, recipe: Recipe | Assembly) -> Iterator[Pending]:
@@ -150,18 +187,33 @@ class Merger:
             yield pending.name, pending.tensor()
 
     def _stream(self, assembly: Assembly) -> Iterator[Pending]:
+        views = self._views(assembly)
         try:
             for part in assembly.parts:
                 inputs = _inputs(part)
                 merge: TensorMerge | Tensor
-                if part.plan is None and part.operator is None:
+                view = next(views)
+                if view is None:
                     merge = inputs[0].model.tensor(inputs[0].name)
                 else:
-                    merge = merge_of(part, self._view(part, assembly))
+                    merge = merge_of(part, view)
                 yield Pending(part.name, part.shape, part.dtype, merge, inputs)
-                del merge  # or the last tensor's masks would live on beside the next one's
+                del merge, view  # or the last tensor's masks would live on beside the next one's
         finally:
             self._statistics.flush()
+
+    def _views(self, assembly: Assembly) -> Iterator[View | None]:
+        """What is seen of each tensor, on the device; None for copies of integers."""
+        parts = assembly.parts
+        if self._device.type != "cpu" and self._resident is None:
+            self._resident = Resident(self._device)
+        if self._resident is None:
+            for part in parts:
+                yield None if _is_copied(part) else self._view(part, assembly)
+            return
+        loaded = self._resident.load(_wanted(p, assembly) for p in parts if not _is_copied(p))
+        for part in parts:  # nothing is held on to here while a tensor is computed
+            yield None if _is_copied(part) else self._seen(part, next(loaded), None)
 
     def _lone_view(self, part: Part, assembly: Assembly) -> View:
         """The same for a nested merge, whose runs are read by threads already."""
@@ -169,21 +221,13 @@ class Merger:
 
     def _view(self, part: Part, assembly: Assembly, shared: bool = True) -> View:
         """What an operator sees of one tensor."""
-        inputs = _inputs(part)
-        weights = _weights(part, assembly, inputs)
-        # rows of another vocabulary, and merges that come and go, are not worth remembering
-        remapped = part.indexed and assembly.vocabulary is not None
-        plain = not remapped and not any(isinstance(i.model, MergedModel) for i in inputs)
-        named = zip(inputs, weights, strict=True)
-        names = [_remembered(one, weight) for one, weight in named] if plain else []
-        return View(
-            weights[0] if part.base is not None else None,
-            weights[1:] if part.base is not None else weights,
-            part.keys,
-            names,
-            self._statistics,
-            self._threads_pool() if shared else None,
-        )
+        return self._seen(part, _wanted(part, assembly), self._threads_pool() if shared else None)
+
+    def _seen(self, part: Part, wanted: Sequence[Wanted], pool: ThreadPoolExecutor | None) -> View:
+        weights = [one.weight for one in wanted]
+        base = None if part.base is None else weights.pop(0)
+        names = [one.key for one in wanted] if all(one.key for one in wanted) else []
+        return View(base, weights, part.keys, names, self._statistics, pool)
 
     def _threads_pool(self) -> ThreadPoolExecutor | None:
         threads = self._threads or torch.get_num_threads()
@@ -195,6 +239,24 @@ class Merger:
 def _inputs(part: Part) -> tuple[Input, ...]:
     """The base, if there is one, and the sources."""
     return part.sources if part.base is None else (part.base, *part.sources)
+
+
+def _is_copied(part: Part) -> bool:
+    """Whether a tensor holds integers, which are passed on."""
+    return part.plan is None and part.operator is None
+
+
+def _wanted(part: Part, assembly: Assembly) -> list[Wanted]:
+    """The weights that a tensor is made of, the base first, and what they are remembered by."""
+    inputs = _inputs(part)
+    weights = _weights(part, assembly, inputs)
+    # rows of another vocabulary, and merges that come and go, are not worth remembering
+    remapped = part.indexed and assembly.vocabulary is not None
+    plain = not remapped and not any(isinstance(i.model, MergedModel) for i in inputs)
+    return [
+        Wanted(weight, _remembered(one, weight) if plain else "")
+        for one, weight in zip(inputs, weights, strict=True)
+    ]
 
 
 def _remembered(one: Input, weight: Weight) -> str:

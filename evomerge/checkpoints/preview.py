@@ -7,17 +7,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evomerge.checkpoints.assembly import Assembly, Part
+from evomerge.checkpoints.assembly import Assembly, Input, Part
 from evomerge.checkpoints.layout import EMBEDDING, layout_of
+from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.tensor_file import Entry, shards
+from evomerge.kernels.plans import Combination
 
 _SAMPLE = 4 << 20
 """Elements that are merged to estimate the time."""
 
 _BUFFERS = 24 << 20
 """Bytes of runs that are converted at a time, whatever the number of sources."""
+
+
+_NOTHING = Combination((0.0,))
+"""What makes an output projection of an identity."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Cost:
         tensors: number of output tensors.
         parameters: number of their elements.
         read: bytes of the models' files.
+        models: number of models that are read.
         written: bytes of the output's tensors.
         files: number of weight files.
         memory: bytes beyond the page cache.
@@ -37,6 +44,7 @@ class Cost:
     tensors: int
     parameters: int
     read: int
+    models: int
     written: int
     files: int
     memory: int
@@ -46,20 +54,35 @@ class Cost:
 def cost(assembly: Assembly, merger: Merger, shard_bytes: int) -> Cost:
     """Adds sizes up and measures the speed on one tensor of ordinary size."""
     entries = [Entry(p.name, p.shape, p.dtype) for p in assembly.parts]
-    models: dict[int, Model] = {}
-    for part in assembly.parts:
-        for one in (*part.sources, *((part.base,) if part.base else ())):
-            models[id(one.model)] = one.model
+    models = read_models(assembly)
     parameters = sum(math.prod(e.shape) for e in entries)
     return Cost(
         tensors=len(entries),
         parameters=parameters,
         read=sum(m.bytes() for m in models.values()),
+        models=len(models),
         written=sum(e.bytes for e in entries),
         files=len(shards(entries, shard_bytes)),
         memory=max((e.bytes for e in entries), default=0) + _BUFFERS,
         seconds=_seconds(assembly, merger, parameters),
     )
+
+
+def read_models(assembly: Assembly) -> dict[str, Model]:
+    """The models whose weights are read, by fingerprint; nested merges are looked into."""
+    out: dict[str, Model] = {}
+    for part in assembly.parts:
+        for one in _inputs(part):
+            if isinstance(one.model, MergedModel):
+                out |= read_models(one.model.assembly)
+            else:
+                out[one.model.fingerprint] = one.model
+    return out
+
+
+def _inputs(part: Part) -> tuple[Input, ...]:
+    """Everything that a part reads, the base first."""
+    return (*((part.base,) if part.base else ()), *part.sources)
 
 
 def _seconds(assembly: Assembly, merger: Merger, parameters: int) -> float | None:
@@ -96,9 +119,11 @@ def plan_lines(assembly: Assembly) -> Iterator[str]:
 
 def _origin(parts: list[Part], group: str) -> str:
     """Models and blocks that a group's tensors come from, the base first."""
+    if any(p.plan == _NOTHING for p in parts) and group.startswith("block."):
+        return "identity"
     found: dict[str, None] = {}
     for part in parts:
-        for one in (*((part.base,) if part.base else ()), *part.sources):
+        for one in _inputs(part):
             where = one.model.layout.group_of(one.name)
             place = "" if where == group or not where.startswith("block.") else f" {where}"
             if where.startswith("block.") and group == EMBEDDING:

@@ -32,10 +32,11 @@ class Wanted:
     key: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sent:
-    """A tensor on the device, there once the event has happened."""
+    """A tensor on the device, there once the event has happened; None if it is known to be."""
 
+    key: str
     tensor: Tensor
     kept: bool
     event: torch.cuda.Event | None
@@ -75,12 +76,12 @@ class Resident:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.device_left = _share(_free(self.device) if cuda else 0, device_bytes)
         self.host_left = _share(_available() if cuda else 0, host_bytes)
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[str, _Sent] = {}
         self._hosted: dict[str, Tensor] = {}
         self._slab = torch.empty(0, dtype=torch.uint8)
         self._stream = torch.cuda.Stream(self.device) if cuda else None
 
-    def load(self, groups: Iterable[Sequence[Wanted]]) -> Iterator[list[Stored]]:
+    def load(self, groups: Iterable[Sequence[Wanted]]) -> Iterator[list[Wanted]]:
         """Yields the weights of every group on the device, in order.
 
         A group is asked for when the group before is about to be yielded, and its copies run
@@ -100,13 +101,13 @@ class Resident:
 
     def _send(self, wanted: Wanted) -> _Sent:
         if wanted.key in self._kept:
-            return _Sent(self._kept[wanted.key], True, None)
+            return self._kept[wanted.key]
         size = _bytes(wanted.weight)
         keep = bool(wanted.key) and size <= self.device_left
         host = whole(wanted.weight) if keep else self._host(wanted, size)
-        sent = self._copy(host, keep)
+        sent = self._copy(wanted.key, host, keep)
         if keep:
-            self._kept[wanted.key] = sent.tensor
+            self._kept[wanted.key] = sent
             self.device_left -= size
         return sent
 
@@ -131,17 +132,17 @@ class Resident:
         self._slab = self._slab[-(-size // _ALIGNED) * _ALIGNED :]
         return taken
 
-    def _copy(self, host: Tensor, keep: bool) -> _Sent:
+    def _copy(self, key: str, host: Tensor, keep: bool) -> _Sent:
         if self._stream is None:
-            return _Sent(host.clone(), keep, None)
+            return _Sent(key, host.clone(), keep, None)
         with torch.cuda.stream(self._stream):
             tensor = torch.empty(host.shape, dtype=host.dtype, device=self.device)
             tensor.copy_(host, non_blocking=True)
             event = torch.cuda.Event()
             event.record(self._stream)
-        return _Sent(tensor, keep, event)
+        return _Sent(key, tensor, keep, event)
 
-    def _arrived(self, group: Sequence[_Sent]) -> list[Stored]:
+    def _arrived(self, group: Sequence[_Sent]) -> list[Wanted]:
         """Makes the current stream wait for the copies."""
         for sent in group:
             if sent.event is not None:
@@ -149,7 +150,8 @@ class Resident:
                 current.wait_event(sent.event)
                 # the allocator has to know that another stream uses it than the one it is of
                 sent.tensor.record_stream(current)
-        return [Stored(sent.tensor) for sent in group]
+                sent.event = None
+        return [Wanted(Stored(sent.tensor), sent.key) for sent in group]
 
     def _finish(self, group: Sequence[_Sent]) -> None:
         """Waits for the work on what is given up, or copies would be queued without end."""

@@ -96,7 +96,7 @@ def tracks(recipe: Recipe, operator: Operator, open_model: Opener) -> list[Track
     """
     build = _Builder(recipe, operator, open_model)
     if not recipe.modules:
-        donor = build.open(recipe.base or first_source(recipe).model, "base_model")
+        donor = build.open(*home(recipe))
         prefix = recipe.scope.prefix if recipe.scope else ""
         scope = build.scope_parent()
         region = below(scope or donor, prefix) if prefix else whole(donor)
@@ -107,7 +107,7 @@ def tracks(recipe: Recipe, operator: Operator, open_model: Opener) -> list[Track
             )  # fmt: skip
         module = Module(recipe.sources, recipe.slices, {})
         return [Track(build.stretches(module, None, prefix, ""), region)]
-    donor = build.open(recipe.base or first_source(recipe).model, "base_model")
+    donor = build.open(*home(recipe))
     names = module_names(donor, tuple(recipe.modules))
     return [_module_track(build, donor, names, key) for key in recipe.modules]
 
@@ -122,14 +122,18 @@ def _module_track(
     return Track(build.stretches(module, choose, "", f"modules.{key}."), part(donor, names[key]))
 
 
-def first_source(recipe: Recipe) -> Source:
-    """The first model that a recipe of models, slices or modules names."""
+def home(recipe: Recipe) -> tuple[str | Recipe, str]:
+    """The model that lends the config, and the field that names it: the base or the first."""
+    if recipe.base is not None:
+        return recipe.base, "base_model"
     if recipe.sources:
-        return recipe.sources[0]
+        return recipe.sources[0].model, "models[0].model"
     if recipe.slices:
-        return recipe.slices[0].sources[0]
-    module = next(iter(recipe.modules.values()))
-    return module.sources[0] if module.sources else module.slices[0].sources[0]
+        return recipe.slices[0].sources[0].model, "slices[0].sources[0].model"
+    name, module = next(iter(recipe.modules.items()))
+    if module.sources:
+        return module.sources[0].model, f"modules.{name}.models[0].model"
+    return module.slices[0].sources[0].model, f"modules.{name}.slices[0].sources[0].model"
 
 
 def module_names(model: Model, modules: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoints.card import merge_card
 from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.checkpoints.parts import Assembly
@@ -22,9 +23,7 @@ from evomerge.checkpoints.vocabulary import (
     write_tokenizer,
 )
 from evomerge.errors import EvomergeError, UserError
-from evomerge.markdown import fenced, front_matter, markdown_text, short_name
 from evomerge.recipe import Recipe
-from evomerge.recipe.writing import plain_recipe, yaml_text
 
 _GENERATION = "generation_config.json"
 _TOKENIZER = (
@@ -37,6 +36,7 @@ _OTHER = (
     "video_preprocessor_config.json",
 )  # fmt: skip
 SHARD_BYTES = 5 << 30
+_TITLE, _ABOUT = "Merged model", "A merge made by evomerge."
 
 Report = Callable[[int, int], None]
 """Is told how many of how many tensors are written."""
@@ -72,7 +72,10 @@ def write_checkpoint(
     assembly = merger.assemble(recipe)
     entries = [Entry(p.name, p.shape, p.dtype) for p in assembly.parts]
     check_room(out, sum(e.bytes for e in entries))
-    files = {"README.md": card(recipe, merger), **(extra or {})}
+    files = {
+        "README.md": merge_card(_TITLE, _ABOUT, recipe, merger.identities(recipe)),
+        **(extra or {}),
+    }
     temporary = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,34 +145,6 @@ def _counted(tensors: Iterable[Pending], total: int, report: Report | None) -> I
         yield pending
     if report is not None:
         report(total, total)
-
-
-def card(recipe: Recipe, merger: Merger) -> str:
-    """The model card of a merge: its parents and its recipe, without paths of this machine."""
-    names = {ref: "+".join(map(short_name, ref.split("+"))) for ref in recipe.models()}
-    parents = list(dict.fromkeys(part for name in names.values() for part in name.split("+")))
-    digest = recipe.digest(merger.identities(recipe))
-    text = f"# digest: {digest}\n{yaml_text(plain_recipe(recipe, names))}"
-    return "\n".join(
-        [
-            "---",
-            front_matter(parents),
-            "---",
-            "",
-            "# Merged model",
-            "",
-            "A merge made by evomerge. No gradient training was done.",
-            "",
-            "## Parents",
-            "",
-            *[f"- {markdown_text(parent)}" for parent in parents],
-            "",
-            "## Recipe",
-            "",
-            fenced(text, "yaml"),
-            "",
-        ]
-    )
 
 
 def _sync(file: Path) -> None:

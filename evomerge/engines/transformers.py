@@ -78,7 +78,7 @@ class TransformersEngine:
         self._codec = Codec(model, max_model_len, trust_remote_code)
         self._seed = seed
         self._budget = batch_tokens
-        self._merger = Merger(threads)
+        self._merger = Merger(threads, device=device)
         self._model: Any = _build(
             str(model), _dtype(dtype, device), device, attn_implementation, trust_remote_code
         )

@@ -27,7 +27,10 @@ class MergeWorkerExtension:
 
     def evomerge_load(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """Merges a recipe (plain data) and overwrites the running model's weights with it."""
-        merger = self.__dict__.setdefault("_evomerge_merger", Merger())
+        if "_evomerge_merger" not in self.__dict__:
+            device = self.__dict__.get("device", "cpu")  # the worker's own
+            self.__dict__["_evomerge_merger"] = Merger(device=device)
+        merger: Merger = self.__dict__["_evomerge_merger"]
         return self.evomerge_update(lambda: merger.merge(Recipe.from_dict(recipe)))
 
     def evomerge_update(

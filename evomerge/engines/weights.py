@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from evomerge.checkpoints.merger import Pending
 from evomerge.checkpoints.region import is_derived
 from evomerge.errors import CandidateError
+from evomerge.kernels.compiled_loops import Count
 from evomerge.kernels.loops import loops_for
 
 
@@ -48,6 +49,7 @@ class WeightWriter:
         """
         seen: set[str] = set()
         direct: set[str] = set()
+        counts: list[tuple[str, Tensor]] = []
         for weight in weights:
             name = weight.name if isinstance(weight, Pending) else weight[0]
             if name in seen:
@@ -67,8 +69,16 @@ class WeightWriter:
                     f"tensor {name} has shape {list(values.shape)}; "
                     f"the model expects {list(target.shape)}"
                 )
-            _fill(name, target, values)
+            bad = _fill(target, values)
+            if isinstance(bad, Tensor):  # on a GPU, which is waited for once
+                counts.append((name, bad))
+            else:
+                _complain(name, bad)
             direct.add(name)
+        if counts:
+            found = torch.stack([bad for _, bad in counts]).tolist()
+            for (name, _), bad in zip(counts, found, strict=True):
+                _complain(name, bad)
         covered = {self._canonical[n] for n in direct}
         missing = sorted(self._required - covered)
         if missing:
@@ -77,18 +87,23 @@ class WeightWriter:
             )
 
 
-def _fill(name: str, target: Tensor, values: Tensor | Pending) -> None:
+def _fill(target: Tensor, values: Tensor | Pending) -> Count:
     """Overwrites one parameter.
 
-    A merge is computed in the parameter itself if that has the merge's dtype; otherwise it is
-    rounded to the merge's dtype first, as it would be on the disk.
+    A merge is computed in the parameter itself if that has the merge's dtype and lies where
+    the merge is computed; otherwise it is rounded to the merge's dtype first, as it would be
+    on the disk.
+
+    Returns:
+        How many of the values are NaN or infinite; on a GPU a tensor of one number.
     """
-    in_place = target.is_contiguous() and target.device.type == "cpu"
-    if isinstance(values, Pending) and in_place and target.dtype == values.dtype:
-        _complain(name, values.write(target))
-        return
-    target.copy_(values.tensor() if isinstance(values, Pending) else values)
-    check_finite(name, target)
+    if isinstance(values, Pending):
+        here = target.is_contiguous() and target.device == values.device
+        if here and target.dtype == values.dtype:
+            return values.begin(target)
+        values = values.tensor()
+    target.copy_(values)
+    return _non_finite(target)
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
@@ -97,9 +112,14 @@ def check_finite(name: str, tensor: Tensor) -> None:
     Raises:
         CandidateError: naming the tensor.
     """
-    if tensor.is_floating_point():
-        flat = tensor.detach().reshape(-1)
-        _complain(name, loops_for([flat]).non_finite(flat))
+    _complain(name, int(_non_finite(tensor)))
+
+
+def _non_finite(tensor: Tensor) -> Count:
+    if not tensor.is_floating_point():
+        return 0
+    flat = tensor.detach().reshape(-1)
+    return loops_for([flat]).non_finite(flat)
 
 
 def _complain(name: str, bad: int) -> None:

@@ -218,7 +218,7 @@ def _variant(kind: str, how: tuple[object, ...], dtypes: tuple[torch.dtype, ...]
         made.__defaults__, made.__closure__,
     )  # fmt: skip
     known = torch._inductor.list_options()
-    options = {k: v for k, v in _WANTED.items() if k in known}
+    options: Any = {k: v for k, v in _WANTED.items() if k in known}
     return torch.compile(own, dynamic=True, fullgraph=True, options=options)
 
 

@@ -18,9 +18,10 @@ from adapter_folders import random_factors, write_adapter
 from checkpoint_models import random_tensors, real_model, write_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evomerge.checkpoints.card import merge_card
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.merger import Merger
-from evomerge.checkpoints.writer import card, write_checkpoint
+from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.errors import EvomergeError, SourceError, UserError
 from evomerge.recipe import Recipe, Scope, Source, Tokenizer
 from evomerge.zoo import zoo_path
@@ -148,7 +149,8 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from evomerge.checkpoints.merger import Merger
-from evomerge.checkpoints.writer import card, write_checkpoint
+from evomerge.checkpoints.card import merge_card
+from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.errors import EvomergeError
 from evomerge.recipe import Recipe, Source
 
@@ -274,7 +276,7 @@ def test_the_card_names_parents_without_their_paths(tmp_path):
     sources = (Source(inner, {"weight": 0.5}), Source(f"{refs[0]}+{adapter}", {"weight": 0.5}))
     recipe = Recipe("task_arithmetic", sources, refs[0], scope=Scope("model.layers.", refs[3]))
     merger = Merger()
-    text = card(recipe, merger)
+    text = merge_card("", "", recipe, merger.identities(recipe))
     assert str(tmp_path) not in text and tmp_path.name not in text
     head = yaml.safe_load(text.split("---")[1])
     assert set(head["base_model"]) == {*names, "lora-ja"}
@@ -285,7 +287,9 @@ def test_the_card_names_parents_without_their_paths(tmp_path):
     again = Recipe.from_dict(body)
     assert [s.parameters for s in again.sources] == [s.parameters for s in sources]
     with_tokenizer = replace(recipe, scope=None, tokenizer=Tokenizer(refs[2]))
-    assert str(tmp_path) not in card(with_tokenizer, merger)
+    assert str(tmp_path) not in merge_card(
+        "", "", with_tokenizer, merger.identities(with_tokenizer)
+    )
 
 
 def test_paths_leave_the_config_whatever_the_dtype(tmp_path):
