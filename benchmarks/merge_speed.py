@@ -4,10 +4,17 @@
     python benchmarks/merge_speed.py --mergekit PYTHON        and mergekit beside it
     python benchmarks/merge_speed.py --memory                 and the peak memory with 16 sources
     python benchmarks/merge_speed.py --device cuda            a GPU; needs torch, safetensors, numpy
+    python benchmarks/merge_speed.py --device cuda --streaming   and sources in the host's memory
 
 A Llama of 297 M parameters, a base and three sources in bfloat16, random but alike. Every
 operator is timed between two copies, in one process; the table has medians. The last line is
 one JSON object with the same figures.
+
+A GPU gets the shapes of Llama 3 8B instead, with as many of its 32 blocks as its memory has room
+for, made on the device (`--small` for the other). There the yardstick is the bandwidth of the
+largest copy that it makes: the share of it is what the merge reads and writes over its time.
+With `--streaming` the sources lie in pinned memory of the host, and the yardstick is the
+bandwidth of copying from there.
 """
 
 from __future__ import annotations
@@ -20,20 +27,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
 _THREADS = next((a.split("=")[1] for a in sys.argv if a.startswith("--threads=")), "2")
 os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
 
 import torch  # noqa: E402
+from merge_speed_device import Tensors, on_a_device, timed  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from evomerge import operators  # noqa: E402
+from evomerge.checkpoints.resident import Resident, Wanted  # noqa: E402
+from evomerge.kernels.compiled_loops import compiled_loops  # noqa: E402
 from evomerge.kernels.loops import native_available  # noqa: E402
 from evomerge.kernels.masks import MaskKey  # noqa: E402
 from evomerge.kernels.tensor_merge import TensorMerge  # noqa: E402
@@ -41,6 +50,7 @@ from evomerge.kernels.view import View  # noqa: E402
 from evomerge.kernels.weight import Stored  # noqa: E402
 
 VOCABULARY, HIDDEN, INNER, BLOCKS = 32000, 1024, 2816, 18
+LARGE = (128256, 4096, 14336, 32, 1024)
 TARGETS = {
     "linear": 3, "task_arithmetic": 3, "slerp": 4, "nuslerp": 4, "dare_linear": 6, "dare_ties": 6,
     "ties": 6, "della": 8, "della_linear": 8, "breadcrumbs": 8, "breadcrumbs_ties": 8,
@@ -50,20 +60,27 @@ OTHERS = ("multislerp", "karcher", "model_stock", "sce", "nearswap", "arcee_fusi
 FASTER = {"linear": 4, "ties": 40, "dare_ties": 10}
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Tensors of the model, named as in Llama."""
-    out: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
-    for i in range(BLOCKS):
+def shapes(
+    vocabulary: int = VOCABULARY,
+    hidden: int = HIDDEN,
+    inner: int = INNER,
+    blocks: int = BLOCKS,
+    keys: int = HIDDEN,
+) -> dict[str, tuple[int, ...]]:
+    """Tensors of the model, named as in Llama; `keys` rows for keys and for values."""
+    out: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for i in range(blocks):
         at = f"model.layers.{i}"
         for name in "qkvo":
-            out[f"{at}.self_attn.{name}_proj.weight"] = (HIDDEN, HIDDEN)
-        out[f"{at}.mlp.gate_proj.weight"] = (INNER, HIDDEN)
-        out[f"{at}.mlp.up_proj.weight"] = (INNER, HIDDEN)
-        out[f"{at}.mlp.down_proj.weight"] = (HIDDEN, INNER)
-        out[f"{at}.input_layernorm.weight"] = (HIDDEN,)
-        out[f"{at}.post_attention_layernorm.weight"] = (HIDDEN,)
-    out["model.norm.weight"] = (HIDDEN,)
-    out["lm_head.weight"] = (VOCABULARY, HIDDEN)
+            rows = keys if name in "kv" else hidden
+            out[f"{at}.self_attn.{name}_proj.weight"] = (rows, hidden)
+        out[f"{at}.mlp.gate_proj.weight"] = (inner, hidden)
+        out[f"{at}.mlp.up_proj.weight"] = (inner, hidden)
+        out[f"{at}.mlp.down_proj.weight"] = (hidden, inner)
+        out[f"{at}.input_layernorm.weight"] = (hidden,)
+        out[f"{at}.post_attention_layernorm.weight"] = (hidden,)
+    out["model.norm.weight"] = (hidden,)
+    out["lm_head.weight"] = (vocabulary, hidden)
     return out
 
 
@@ -127,37 +144,75 @@ class Remembered:
         return self.known[key]
 
 
-class Model:
-    """Opened sources and a model in place, on one device."""
+def read_models(paths: list[Path], device: torch.device) -> list[Tensors]:
+    """The base and the sources, mapped or brought to the device."""
+    files = [safe_open(str(p / "model.safetensors"), "pt") for p in paths]
+    return [{n: f.get_tensor(n).to(device) for n in shapes()} for f in files]
 
-    def __init__(self, paths: list[Path], device: str, threads: int) -> None:
-        self.device = torch.device(device)
-        self.files = [safe_open(str(p / "model.safetensors"), "pt") for p in paths]
-        self.names = list(shapes())
-        self.sources = [
-            {n: f.get_tensor(n).to(self.device) for n in self.names} for f in self.files
-        ]
-        self.out = {n: torch.empty_like(self.sources[0][n]) for n in self.names}
+
+def make_models(device: torch.device, count: int = 4) -> list[Tensors]:
+    """The same of large tensors, of as many blocks as 5 models have room for."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 8 << 30
+    vocabulary, hidden, inner, blocks, keys = LARGE
+    while blocks > 1:
+        made = shapes(vocabulary, hidden, inner, blocks, keys)
+        if sum(torch.Size(s).numel() for s in made.values()) * 2 * (count + 1) < 0.7 * free:
+            break
+        blocks -= 1
+    rng = torch.Generator(device).manual_seed(0)
+
+    def noise(shape: tuple[int, ...], scale: float) -> torch.Tensor:
+        return torch.randn(shape, generator=rng, device=device, dtype=torch.bfloat16) * scale
+
+    made = shapes(vocabulary, hidden, inner, blocks, keys)
+    base = {n: noise(s, 0.02) for n, s in made.items()}
+    return [base] + [
+        {n: t + noise(tuple(t.shape), 0.002) for n, t in base.items()} for _ in range(1, count)
+    ]
+
+
+class Model:
+    """Sources and a model in place, on one device."""
+
+    def __init__(self, sources: list[Tensors], device: torch.device, threads: int) -> None:
+        self.device = device
+        self.sources = sources
+        self.names = list(sources[0])
+        self.out = {n: torch.empty_like(t, device=device) for n, t in sources[0].items()}
+        self.parameters = sum(t.numel() for t in self.out.values())
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.memory = Remembered()
 
-    def merge(self, name: str) -> tuple[Callable[[], None], int]:
+    def merge(self, name: str, resident: Resident | None = None) -> tuple[Callable[[], None], int]:
         """A call that makes one candidate in place, and how many models it reads."""
         operator = operators.get(name)
         most = operator.most_sources
         count = min(len(self.sources) - 1, most or 99)
         given = arguments(name, count)
         has_base = operator.takes_base == "required"
+        used = range(0 if has_base else 1, count + 1)
+
+        def groups() -> Iterator[list[Wanted]]:
+            for tensor in self.names:
+                yield [Wanted(Stored(self.sources[i][tensor]), f"{i}:{tensor}") for i in used]
 
         def run() -> None:
+            there = groups() if resident is None else resident.load(groups())
+            bad = []
             for tensor in self.names:
-                base = Stored(self.sources[0][tensor]) if has_base else None
-                sources = [Stored(s[tensor]) for s in self.sources[1 : count + 1]]
+                group = next(there)
+                names = [one.key for one in group]
+                weights = [one.weight for one in group]
+                del group
+                base = weights.pop(0) if has_base else None
                 keys = [MaskKey(0, str(i), tensor) for i in range(count)]
-                names = [f"{i}:{tensor}" for i in range(0 if has_base else 1, count + 1)]
-                view = View(base, sources, keys, names, self.memory, self.pool)
-                TensorMerge(view, operator.function(view, **given)).write(self.out[tensor])
+                view = View(base, weights, keys, names, self.memory, self.pool)
+                merge = TensorMerge(view, operator.function(view, **given))
+                bad.append(merge.begin(self.out[tensor]))
+                del base, weights, view, merge
             self.wait()
+            if sum(int(b) for b in torch.stack([torch.as_tensor(b) for b in bad]).cpu()):
+                raise SystemExit(f"{name} gave values that are not finite")
 
         return run, count + has_base
 
@@ -184,12 +239,6 @@ class Model:
         """Until the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-def timed(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def measure(model: Model, names: list[str], repeats: int) -> list[dict[str, object]]:
@@ -363,27 +412,39 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keeps the models (2.4 GB) for the next time")
     parser.add_argument("--mergekit", metavar="PYTHON", help="interpreter that has mergekit 0.1.5")
     parser.add_argument("--memory", action="store_true", help="measure peak memory, too")
+    parser.add_argument("--streaming", action="store_true", help="sources in the host's memory")
+    parser.add_argument("--small", action="store_true", help="297 M parameters on a GPU, too")
     parser.add_argument("--only", nargs="*", help="operators to measure")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="merge-speed-models-"))
-    paths = write_models(folder)
-    parameters = sum(torch.Size(s).numel() for s in shapes().values())
-    device = options.device
-    kind = torch.cuda.get_device_name() if device == "cuda" else f"{options.threads} threads"
+    large = device.type == "cuda" and not options.small
+    paths = [] if large else write_models(folder)
+    sources = make_models(device) if large else read_models(paths, device)
+    parameters = sum(t.numel() for t in sources[0].values())
+    kind = f"{options.threads} threads"
+    compiled = native_available()
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device)
+        compiled = compiled_loops("cuda") is not None
     print(
         f"{parameters / 1e6:.0f} M parameters, 3 sources + base, bfloat16, {device}, {kind}, "
-        f"torch {torch.__version__}, compiled loops: {native_available() and device == 'cpu'}"
+        f"torch {torch.__version__}, compiled loops: {compiled}"
     )
     names = options.only or [*TARGETS, *OTHERS]
-    model = Model(paths, device, options.threads)
-    out: dict[str, object] = {"parameters": parameters, "device": device, "kind": kind}
-    rows = measure(model, names, options.repeats)
-    out["operators"] = rows
-    del model
-    if options.mergekit:
+    out: dict[str, object] = {"parameters": parameters, "device": str(device), "kind": kind}
+    if device.type == "cuda" or options.streaming:
+        out |= on_a_device(
+            lambda s, d: Model(s, d, 1), sources, names, options.repeats, options.streaming, device
+        )
+    else:
+        rows = measure(Model(sources, device, options.threads), names, options.repeats)
+        out["operators"] = rows
+    del sources
+    if options.mergekit and "operators" in out:
         out["mergekit"] = beside_mergekit(options.mergekit, paths, options.threads, rows, 3)
-    if options.memory:
+    if options.memory and paths:
         out["memory"] = memory(paths)
     if options.folder is None:
         shutil.rmtree(folder, ignore_errors=True)
