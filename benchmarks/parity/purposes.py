@@ -21,7 +21,7 @@ RANKS = (
 LOW = (
     "mergekit computes in bfloat16, ours in float32 with one rounding at the end, so that "
     "decisions (ranks, signs, thresholds) fall otherwise where bfloat16 cannot tell; ours is the "
-    "float64 result, rounded."
+    "float64 result, rounded (magnitudes at the edge as in 3)."
 )
 UNLISTED = (
     "a base_model that is not among the models of linear or karcher lends config and vocabulary "

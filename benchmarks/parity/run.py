@@ -234,7 +234,7 @@ def _mergekit(python: Path, work: Path, jobs: list[Job]) -> Iterator[dict[str, A
 
 
 def _row(job: Job, answer: dict[str, Any]) -> Row:
-    row = Row(job.case.name, job.architecture, job.mode)
+    row = Row(job.case.name, job.architecture, job.mode, job.case.kind)
     mine = job.out.with_name(f"{job.out.name}-ours")
     error = None
     try:
@@ -245,7 +245,9 @@ def _row(job: Job, answer: dict[str, Any]) -> Row:
     try:
         if answer["error"] or error:
             row.verdict = FAILS if not error else EQUAL if answer["error"] else DIFFERS
-            row.notes += [f"mergekit: {answer['error']}"] if answer["error"] else []
+            row.notes += (
+                ["mergekit: " + _short(str(answer["error"]), job.models)] if answer["error"] else []
+            )
             row.notes += [f"ours: {error}"] if error else []
             if error and answer["error"]:
                 row.notes.append("both refuse it")
@@ -271,6 +273,11 @@ def _take_buffers(
             row.fail(f"{name}: not the sources' own")
     if merged:
         row.notes.append(f"mergekit's {merged} buffers are not the sources' own")
+
+
+def _short(message: str, models: Path) -> str:
+    """An error's text in one line, without paths of this machine."""
+    return " ".join(message.replace(f"{models}/", "").split())[:160]
 
 
 def _judge(row: Row, job: Job, mine: Path) -> None:

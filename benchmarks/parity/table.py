@@ -11,7 +11,7 @@ from compare import CHANCE, DIFFERS, EQUAL, FAILS, PURPOSE, ROUNDING, Row
 from purposes import REASONS
 from recipes import MODES
 
-_SIGNS = {EQUAL: "=", ROUNDING: "≈", CHANCE: "~", FAILS: "mergekit fails", DIFFERS: "**DIFFERS**"}
+_SIGNS = {EQUAL: "=", ROUNDING: "≈", CHANCE: "~", FAILS: "fails", DIFFERS: "**DIFFERS**"}
 _BACK = "written by us: "
 
 
@@ -27,18 +27,21 @@ def markdown(rows: list[Row], about: dict[str, Any], seconds: float) -> str:
         + ".",
         "",
         "`=` equal to the bit; `≈` equal up to rounding; `~` equal in distribution; a number: "
-        "differs on purpose, see the reasons below. `units`: largest difference in units of the "
-        "written type at the tensor's largest magnitude. `same`: smallest share of elements that "
-        "are equal to the bit. `ours`, `theirs`: largest error against float64 in those units; "
-        "`nearer`: who is nearer to float64 on average. `z`: largest score of a statistic of the "
-        "random operators, in standard deviations. The README says more.",
+        "differs on purpose, see the reasons below; `fails`: mergekit raises an error. `units`: "
+        "largest difference in units of the written type at the tensor's largest magnitude. "
+        "`same`: smallest share of elements that are equal to the bit. `ours`, `theirs`: largest "
+        "error against float64 in those units; `nearer`: who is nearer to float64 on average. "
+        "`z`: largest score of a statistic of the random operators, in standard deviations. "
+        "Figures are the worst over the architectures, without Mixtral where it differs on "
+        "purpose. The README says more.",
     ]
     for mode in MODES:
-        found = [r for r in rows if r.mode == mode and (r.ours is not None or r.z is not None)]
+        found = [r for r in rows if r.mode == mode and r.kind in ("exact", "random")]
         found = [r for r in found if not r.case.startswith(_BACK)]
         if found:
             lines += ["", f"## Operators: {mode}", "", *_matrix(found)]
-    rest = [r for r in rows if r.ours is None and r.z is None and not r.case.startswith(_BACK)]
+    rest = [r for r in rows if r.kind in ("structure", "tokenizer")]
+    rest = [r for r in rest if not r.case.startswith(_BACK)]
     if rest:
         lines += ["", "## Gradients, filters, slices, adapters, vocabularies", "", *_list(rest)]
     back = [r for r in rows if r.case.startswith(_BACK)]
@@ -48,13 +51,23 @@ def markdown(rows: list[Row], about: dict[str, Any], seconds: float) -> str:
     if used:
         lines += ["", "## Differences on purpose", ""]
         lines += [f"{REASONS.index(reason) + 1}. {reason}" for reason in used]
-    noted = [r for r in rows if r.verdict in (DIFFERS, FAILS)]
-    if noted:
-        lines += ["", "## What differs or fails", ""]
-        for row in noted:
-            lines += [f"- {row.case}, {row.architecture}, {row.mode}: {row.verdict}"]
-            lines += [f"  - {note}" for note in row.notes]
+    for verdict in (DIFFERS, FAILS):
+        lines += _noted([r for r in rows if r.verdict == verdict], verdict)
     return "\n".join([*lines, ""])
+
+
+def _noted(rows: list[Row], verdict: str) -> list[str]:
+    """Rows of a verdict, those with the same first note together."""
+    if not rows:
+        return []
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.notes[0] if row.notes else "", []).append(row)
+    lines = ["", f"## {verdict}", ""]
+    for note, found in groups.items():
+        named = dict.fromkeys(f"{r.case} ({r.architecture})" for r in found)
+        lines.append(f"- {note}: {', '.join(named)}")
+    return lines
 
 
 def _sign(row: Row) -> str:
@@ -76,17 +89,18 @@ def _matrix(rows: list[Row]) -> list[str]:
 
 def _figures(rows: list[Row]) -> list[str]:
     """Worst figures of a recipe over architectures whose results can be compared."""
-    if rows[0].z is not None:
+    if rows[0].kind == "random":
         pairs = [r.z for r in rows if r.z is not None]
-        return ["", "", "", "", "", *(f"{max(p[i] for p in pairs):.1f}" for i in (0, 1))]
+        worst = [max((p[i] for p in pairs), default=0.0) for i in (0, 1)]
+        return ["", "", "", "", "", *(f"{z:.1f}" for z in worst)]
     alike = [r for r in rows if r.verdict != PURPOSE or r.architecture != "Mixtral"] or rows
-    nearer = Counter(r.nearer for r in rows).most_common(1)[0][0] or ""
+    nearer = Counter(r.nearer for r in rows if r.nearer).most_common(1)
     return [
         _short(r.units for r in alike),
         f"{100 * min(r.same for r in alike):.1f}%",
         _short(r.ours or 0.0 for r in rows),
         _short(r.theirs or 0.0 for r in rows),
-        nearer, "", "",
+        nearer[0][0] if nearer else "", "", "",
     ]  # fmt: skip
 
 

@@ -113,13 +113,19 @@ INLINE int64_t combine(void *out, int out_type, int64_t from, int64_t to, int m,
                        const void *const *xs, const int *types, const float *c, float offset,
                        int one_type) {
     ints_t bad = {0};
-    for (int64_t at = from; at < to; at += LANES) {
-        int n = fewer(to - at, LANES);
-        lanes_t sum = all(offset);
-        for (int i = 0; i < m; i++)
-            if (c[i] != 0.0f) sum += c[i] * load(xs[i], one_type >= 0 ? one_type : types[i], at, n);
-        bad += store(out, out_type, at, sum, n) & (COUNT_UP < n);
+    int64_t at = from;
+#define STEP(N)                                                                                  \
+    lanes_t sum = all(offset);                                                                   \
+    for (int i = 0; i < m; i++)                                                                  \
+        if (c[i] != 0.0f) sum += c[i] * load(xs[i], one_type >= 0 ? one_type : types[i], at, N); \
+    bad += store(out, out_type, at, sum, N) & (COUNT_UP < (N))
+    for (; at + LANES <= to; at += LANES) {
+        STEP(LANES);
     }
+    if (at < to) {
+        STEP((int)(to - at));
+    }
+#undef STEP
     return lanes_set(bad);
 }
 
@@ -208,62 +214,80 @@ INLINE lanes_t keep_bits(lanes_t d, const uint32_t *words, int64_t at) {
 /* out = base + scale * sum_i c_i keep_i(x_i - base), over the sources that agree with the sign
  * of that sum where `consensus`; divided by the sum of their w_i where `normalize` too (a
  * divisor of magnitude up to `least` counts as 1). Returns how many results are not finite. */
-INLINE int64_t thin(void *out, int out_type, int64_t count, int64_t start, int m,
-                    const void *base, int base_type, const void *const *xs, const int *types,
-                    const float *c, const float *w, const int *modes, const float *cuts,
-                    const uint32_t *limits, const uint32_t *const *words, float scale,
-                    int normalize, int consensus, float least, int plain) {
+INLINE ints_t thin_step(void *out, int out_type, int64_t at, int n, int64_t start, int m,
+                        const void *base, int base_type, const void *const *xs, const int *types,
+                        const float *c, const float *w, const int *modes, const float *cuts,
+                        const uint32_t *limits, const uint32_t *const *words, float scale,
+                        int normalize, int consensus, float least, int bands) {
     lanes_t terms[m > 0 ? m : 1];
-    ints_t bad = {0};
-    int bands = 0;
-    for (int i = 0; i < m; i++) bands |= modes[i] == KEEP_BAND;
-    for (int64_t at = 0; at < count; at += LANES) {
-        int n = fewer(count - at, LANES);
-        lanes_t b = load(base, plain ? BF16 : base_type, at, n), total = {0};
-        words_t draws = bands ? tie_draws(start + at) : (words_t){0};
-        for (int i = 0; i < m; i++) {
-            lanes_t d = load(xs[i], plain ? BF16 : types[i], at, n) - b;
-            if (modes[i] == KEEP_BITS) d = keep_bits(d, words[i], at);
-            if (modes[i] == KEEP_BAND)
-                d = where(in_band(d, cuts + 4 * i, limits + 2 * i, draws), d);
-            terms[i] = c[i] * d;
-            total += terms[i];
-        }
-        if (consensus) {
-            lanes_t mixed = {0}, divisor = {0};
-            words_t turn = (words_t)~(total >= 0.0f) & 0x80000000u; /* sign bits to flip */
-            for (int i = 0; i < m; i++) {
-                ints_t agrees = (lanes_t)((words_t)terms[i] ^ turn) > 0.0f;
-                mixed += where(agrees, terms[i]);
-                if (normalize) divisor += where(agrees, all(w[i]));
-            }
-            if (normalize) {
-                ints_t none = magnitude(divisor) <= least;
-                mixed /= (lanes_t)(((ints_t)divisor & ~none) | ((ints_t)all(1.0f) & none));
-            }
-            total = mixed;
-        }
-        bad += store(out, plain ? BF16 : out_type, at, b + scale * total, n) & (COUNT_UP < n);
+    lanes_t b = load(base, base_type, at, n), total = {0};
+    words_t draws = bands ? tie_draws(start + at) : (words_t){0};
+    for (int i = 0; i < m; i++) {
+        lanes_t d = load(xs[i], types ? types[i] : BF16, at, n) - b;
+        if (modes[i] == KEEP_BITS) d = keep_bits(d, words[i], at);
+        if (modes[i] == KEEP_BAND)
+            d = where(in_band(d, cuts + 4 * i, limits + 2 * i, draws), d);
+        terms[i] = c[i] * d;
+        total += terms[i];
     }
-    return lanes_set(bad);
+    if (consensus) {
+        lanes_t mixed = {0}, divisor = {0};
+        words_t turn = (words_t)~(total >= 0.0f) & 0x80000000u; /* sign bits to flip */
+        for (int i = 0; i < m; i++) {
+            ints_t agrees = (lanes_t)((words_t)terms[i] ^ turn) > 0.0f;
+            mixed += where(agrees, terms[i]);
+            if (normalize) divisor += where(agrees, all(w[i]));
+        }
+        if (normalize) {
+            ints_t none = magnitude(divisor) <= least;
+            mixed /= (lanes_t)(((ints_t)divisor & ~none) | ((ints_t)all(1.0f) & none));
+        }
+        total = mixed;
+    }
+    return store(out, out_type, at, b + scale * total, n) & (COUNT_UP < n);
 }
+
+/* The loop over whole steps, and what is left; `types` is null where all is bfloat16. */
+#define THIN(M, TYPE, BASE_TYPE, TYPES, NORMALIZE, CONSENSUS)                                    \
+    do {                                                                                         \
+        for (; at + LANES <= n; at += LANES)                                                     \
+            bad += thin_step(out, TYPE, at, LANES, start, M, base, BASE_TYPE, xs, TYPES, c, w,   \
+                             modes, cuts, limits, words, scale, NORMALIZE, CONSENSUS, least,     \
+                             bands);                                                             \
+        if (at < n)                                                                              \
+            bad += thin_step(out, TYPE, at, (int)(n - at), start, M, base, BASE_TYPE, xs, TYPES, \
+                             c, w, modes, cuts, limits, words, scale, NORMALIZE, CONSENSUS,      \
+                             least, bands);                                                      \
+    } while (0)
+
+#define PLAIN(M)                                                                                 \
+    do {                                                                                         \
+        if (!consensus) THIN(M, BF16, BF16, 0, 0, 0);                                            \
+        else if (!normalize) THIN(M, BF16, BF16, 0, 0, 1);                                       \
+        else THIN(M, BF16, BF16, 0, 1, 1);                                                       \
+    } while (0)
 
 int64_t evomerge_thin(void *out, int out_type, int64_t n, int64_t start, int m, const void *base,
                       int base_type, const void *const *xs, const int *types, const float *c,
                       const float *w, const int *modes, const float *cuts,
                       const uint32_t *limits, const uint32_t *const *words, float scale,
                       int normalize, int consensus, float least) {
-    int plain = out_type == BF16 && base_type == BF16;
-    for (int i = 0; i < m; i++) plain &= types[i] == BF16;
-#define THIN(NORMALIZE, CONSENSUS, PLAIN)                                                       \
-    return thin(out, out_type, n, start, m, base, base_type, xs, types, c, w, modes, cuts,       \
-                limits, words, scale, NORMALIZE, CONSENSUS, least, PLAIN)
-    if (!plain) THIN(normalize, consensus, 0);
-    if (!consensus) THIN(0, 0, 1);
-    if (!normalize) THIN(0, 1, 1);
-    THIN(1, 1, 1);
-#undef THIN
+    ints_t bad = {0};
+    int64_t at = 0;
+    int bands = 0, plain = out_type == BF16 && base_type == BF16;
+    for (int i = 0; i < m; i++) {
+        bands |= modes[i] == KEEP_BAND;
+        plain &= types[i] == BF16;
+    }
+    if (!plain) THIN(m, out_type, base_type, types, normalize, consensus);
+    else if (m == 2) PLAIN(2);
+    else if (m == 3) PLAIN(3);
+    else PLAIN(m);
+    return lanes_set(bad);
 }
+
+#undef PLAIN
+#undef THIN
 
 /* -- masks -------------------------------------------------------------------------------- */
 
