@@ -369,20 +369,27 @@ INLINE void chance(uint32_t *words, int64_t count, int64_t start, uint64_t key, 
         lanes_t whole = {0}, kept = {0};
         pairs_t z = key + ((uint64_t)((start + block) / 2 + 1) + steps) * golden;
         const uint32_t *u = start % 2 ? draw(odd, key, start + block, BLOCK) : 0;
-        for (int64_t at = block; at < to; at += LANES, z += 8 * golden) {
-            words_t draws;
-            if (u) memcpy(&draws, u + (at - block), sizeof draws);
-            else draws = pair_draws(z);
-            ints_t keep = (ints_t)(draws < limit);
-            put_bits(words, keep, at);
-            if (!sums) continue;
-            int n = fewer(to - at, LANES);
-            lanes_t a = load(x, type, at, n);
-            if (base) a -= load(base, base_type, at, n);
-            a = magnitude(a);
-            whole += a;
-            kept += where(keep, a);
+        int64_t at = block;
+#define STEP(N)                                                                                  \
+    words_t draws;                                                                               \
+    if (u) memcpy(&draws, u + (at - block), sizeof draws);                                       \
+    else draws = pair_draws(z);                                                                  \
+    ints_t keep = (ints_t)(draws < limit);                                                       \
+    put_bits(words, keep, at);                                                                   \
+    if (sums) {                                                                                  \
+        lanes_t a = load(x, type, at, N);                                                        \
+        if (base) a -= load(base, base_type, at, N);                                             \
+        a = magnitude(a);                                                                        \
+        whole += a;                                                                              \
+        kept += where(keep, a);                                                                  \
+    }
+        for (; at + LANES <= to; at += LANES, z += 8 * golden) {
+            STEP(LANES)
         }
+        if (at < to) {
+            STEP((int)(to - at))
+        }
+#undef STEP
         if (!sums) continue;
         sums[0] += lanes_sum(whole);
         sums[1] += lanes_sum(kept);
