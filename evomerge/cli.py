@@ -44,7 +44,7 @@ choices:
 {groups}
 
 your own files: --config-dir DIR, with the same folders as above (DIR/experiment/NAME.yaml).
-exit codes: 0 done, 1 failed, 2 a mistake in the config or data, 130 interrupted (resumable).
+exit codes: 0 done, 1 failed, 2 a mistake in the config or data, 130 interrupted (a study goes on).
 """
 
 
@@ -69,10 +69,17 @@ def run(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted; {_after(arguments)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         return 1
+
+
+def _after(arguments: Sequence[str]) -> str:
+    """What an interrupted command has left."""
+    if arguments and arguments[0] == "merge":
+        return "nothing was written"
+    return "the same command goes on from here"
 
 
 def _dispatch(arguments: list[str]) -> int:

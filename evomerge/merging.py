@@ -12,7 +12,14 @@ from pathlib import Path
 from evomerge.checkpoints.checking import idle_parameters
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.preview import cost, plan_lines
-from evomerge.checkpoints.writer import SHARD_BYTES, check_free, existing_folder, write_checkpoint
+from evomerge.checkpoints.writer import (
+    SHARD_BYTES,
+    check_free,
+    check_room,
+    existing_folder,
+    output_bytes,
+    write_checkpoint,
+)
 from evomerge.errors import ConfigError, Problem, SourceError
 from evomerge.progress import Progress
 from evomerge.recipe import Recipe
@@ -33,6 +40,11 @@ examples:
 def merge_command(arguments: Sequence[str]) -> int:
     """Runs the verb with its arguments; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.rank is not None and not options.as_adapter:
+        raise ConfigError.of(
+            "--rank", "it without --as-adapter", "both or neither, as models have no rank",
+            "Add --as-adapter, or leave --rank out.",
+        )  # fmt: skip
     recipe = Recipe.from_yaml(options.recipe)
     if options.out is None and not options.dry_run:
         raise ConfigError.of(
@@ -50,6 +62,7 @@ def merge_command(arguments: Sequence[str]) -> int:
         assembly = merger.assemble(recipe)
         for note in assembly.notes:
             progress.say(f"note: {note}")
+        check_room(options.out, output_bytes(assembly))
         if not options.trust_sources:
             _check_values(recipe, merger, progress)
         text = recipe.to_yaml(merger.identities(recipe))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evomerge import operators
 from evomerge.checkpoints.arguments import Scopes, arguments, check_filters, seed_of
 from evomerge.checkpoints.checking import groups, idle_parameters
-from evomerge.checkpoints.fit import check_common, check_fit, check_plain, check_shape
+from evomerge.checkpoints.fit import (
+    check_common,
+    check_config,
+    check_fit,
+    check_plain,
+    check_shape,
+    check_vocabulary,
+)
 from evomerge.checkpoints.forms import pieced, routed
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.parts import DTYPES, Assembly, Input, Part, is_float, key_of, out_dtype
@@ -44,10 +52,18 @@ def assemble(recipe: Recipe, open_model: Opener) -> Assembly:
         SourceError: if a model cannot be opened or does not fit.
     """
     if recipe.route is not None:
-        return routed(recipe, open_model)
-    if recipe.pieces is not None:
-        return pieced(recipe, open_model)
-    return _Assembler(recipe, open_model).assemble()
+        assembly = routed(recipe, open_model)
+    elif recipe.pieces is not None:
+        assembly = pieced(recipe, open_model)
+    else:
+        assembly = _Assembler(recipe, open_model).assemble()
+    if "auto_map" not in assembly.config:
+        return assembly
+    code = (
+        f"The config names Python files (auto_map), which are not copied: copy the *.py files of "
+        f"{assembly.donor.ref} into the merged model."
+    )
+    return replace(assembly, notes=(*assembly.notes, code))
 
 
 class _Assembler:
@@ -82,10 +98,14 @@ class _Assembler:
         )
         lenders = [s.pattern for track in laid for s in track.stretches if s.pattern]
         if any(lender.where == "base_model" for lender in lenders):
+            gives = "config and tokenizer only"
+            if recipe.modules:
+                gives = "config, tokenizer and the tensors that no module has"
             notes += (
-                f"base_model gives config and tokenizer only: {recipe.method} takes no base. List "
-                "it among the models to merge it.",
+                f"base_model gives {gives}: {recipe.method} takes no base. List it among the "
+                "models to merge it.",
             )
+        notes += self._differences(laid)
         parts: dict[str, Part] = {}
         for track in laid:
             for part in self._track(track):
@@ -132,6 +152,29 @@ class _Assembler:
             models.setdefault(reference, self.open(reference, "tokenizer.source"))
         base = None if recipe.base is None else key_of(recipe.base)
         return plan_vocabulary(spec, models, base, tuple(members))
+
+    def _differences(self, laid: Sequence[Track]) -> tuple[str, ...]:
+        """Sentences on members whose vocabulary or config differs from the donor's.
+
+        Vocabularies matter where rows of tokens are merged: at both ends, in the tracks that
+        have such tensors, unless the recipe says which vocabulary there is.
+        """
+        if self.recipe.scope is not None:
+            return ()
+        notes: dict[str, None] = {}
+        by_rows = self._indexed(self.donor) if self.vocabulary is None else frozenset()
+        for track in laid:
+            ends = (track.stretches[0], track.stretches[-1])
+            if by_rows & track.region.present:
+                for member in (
+                    m for s in ends for m in (*((s.base,) if s.base else ()), *s.members)
+                ):
+                    if (note := check_vocabulary(self.donor, member.model)) is not None:
+                        notes[note] = None
+            if not (self.recipe.slices or self.recipe.modules):
+                for member in track.stretches[0].members:
+                    notes |= dict.fromkeys(check_config(self.donor, member.model))
+        return tuple(notes)
 
     def _track(self, track: Track) -> Iterator[Part]:
         first, last = track.stretches[0], track.stretches[-1]

@@ -7,6 +7,7 @@ from functools import cache
 
 from evomerge import operators
 from evomerge.checkpoints.arguments import SEED, check_settings, likely
+from evomerge.checkpoints.vocabulary import check_chat_template
 from evomerge.errors import RecipeError
 from evomerge.operators import Operator
 from evomerge.operators.parameters import Choice, Parameter
@@ -26,6 +27,7 @@ def check_recipe(recipe: Recipe, strict: bool = False) -> None:
     """
     for nested in _nested(recipe):
         check_recipe(nested, strict)
+    check_chat_template(recipe.chat_template)
     if strict:
         _check_own(recipe)
     if recipe.route is not None or recipe.pieces is not None:
@@ -42,6 +44,8 @@ def check_recipe(recipe: Recipe, strict: bool = False) -> None:
                     key, f"a {key} beside {form}", "none, as it has no effect",
                     "Remove it, or make this merge a source of another that has it.",
                 )  # fmt: skip
+        if recipe.pieces is not None:
+            _check_pieces(recipe)
         return
     if recipe.scope is not None:
         _check_scope(recipe)
@@ -53,6 +57,20 @@ def check_recipe(recipe: Recipe, strict: bool = False) -> None:
             is_base = source.model == base and operator.takes_base != "never"
             _check_source(f"{where}[{i}].parameters", source, outer, is_base, operator)
         _check_shared(where, outer, operator)
+
+
+def _check_pieces(recipe: Recipe) -> None:
+    for i, source in enumerate(recipe.sources):
+        for key in source.parameters:
+            raise RecipeError.of(
+                f"models[{i}].parameters.{key}", "a parameter beside pieces",
+                "none, as it has no effect", "Remove it; the coefficients say it all.",
+            )  # fmt: skip
+    if recipe.base is not None:
+        raise RecipeError.of(
+            "base_model", "a base_model beside pieces", "none, as it has no effect",
+            "Remove it; list it among the models, and give it coefficients, to merge it.",
+        )  # fmt: skip
 
 
 def idle_parameters(recipe: Recipe) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import SourceError
+from evomerge.kernels.cache import cache_folder
 
-_WHOLE_LIMIT = 256 << 20
-_SAMPLE = 64 << 10
-_SAMPLES = 64
+_SMALL = 64 << 20
+"""Bytes that are hashed anew every time."""
+
 
 Complaint = Callable[[str, str], SourceError]
 """Makes an error of what was found and what was expected."""
@@ -159,13 +162,32 @@ class WeightFiles:
         return sum((self.folder / f).stat().st_size for f in self.files)
 
     def fingerprint(self) -> str:
-        """sha256 of the files: whole up to 256 MB, else headers and 64 samples a file."""
+        """sha256 of the files; of large ones it is remembered with their size and time."""
+        if self.bytes() <= _SMALL:
+            return self._hash()
+        stats = [(f, (self.folder / f).stat()) for f in sorted(self.files)]
+        state = [
+            (f, str(self.folder.resolve()), s.st_size, s.st_mtime_ns, s.st_ino) for f, s in stats
+        ]
+        name = hashlib.sha256(repr(state).encode()).hexdigest()
+        memo = cache_folder() / "fingerprints" / name
+        with contextlib.suppress(OSError):
+            known = memo.read_text()
+            if re.fullmatch(r"[0-9a-f]{64}", known):
+                return known
+        found = self._hash()
+        with contextlib.suppress(OSError):
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            memo.write_text(found)
+        return found
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
-        whole = self.bytes() <= _WHOLE_LIMIT
         for file in sorted(self.files):
             digest.update(f"{file}\0{(self.folder / file).stat().st_size}\0".encode())
-            for chunk in _chunks(self.folder / file, whole):
-                digest.update(chunk)
+            with (self.folder / file).open("rb") as opened:
+                while chunk := opened.read(1 << 20):
+                    digest.update(chunk)
         return digest.hexdigest()
 
     def _find(
@@ -231,19 +253,6 @@ class WeightFiles:
                 raise self._complain(
                     f"{name} in {file}, which the index does not list", "an index that is right"
                 )
-
-
-def _chunks(path: Path, whole: bool) -> Iterator[bytes]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if whole:
-            while chunk := file.read(1 << 20):
-                yield chunk
-            return
-        yield file.read(1 << 20)
-        for i in range(_SAMPLES):
-            file.seek(i * max(0, size - _SAMPLE) // (_SAMPLES - 1))
-            yield file.read(_SAMPLE)
 
 
 def count_non_finite(tensor: Tensor) -> int:

@@ -23,7 +23,7 @@ _WAITING = 64 << 20
 """Bytes of new statistics that are held before they are written."""
 
 
-_VERSION = 2
+_VERSION = 3
 """To be raised whenever a statistic of one kind is computed in another way."""
 
 

@@ -17,6 +17,7 @@ What `tokenizer_source` and `tokenizer` of mergekit's YAML mean, with these diff
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 import shutil
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.remapped import (
     ABSENT,
@@ -51,8 +53,15 @@ _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
-_SLOW_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
+_SLOW_FILES = (
+    "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "spiece.model",
+    "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "tekken.json", "tiktoken.model",
+    "*.tiktoken", "vocab.bpe", "bpe.codes",
+)  # fmt: skip
 """They cannot say what was added, so that they stay behind when the tokenizer changes."""
+
+_MORE_TEMPLATES = "additional_chat_templates"
+"""A folder of templates with names, such as `tool_use.jinja`."""
 
 _CHATML = (
     "{% for message in messages %}"
@@ -211,8 +220,10 @@ class VocabularyDifference:
 
 def same_vocabulary(one: Model, other: Model) -> VocabularyDifference:
     """Compares two vocabularies; a model without `tokenizer.json` has any other's."""
+    if _same_file(one, other):  # parsing takes a second for a large vocabulary
+        return VocabularyDifference()
     a, b = one.vocabulary, other.vocabulary
-    if not a or not b:
+    if not a or not b or a == b:
         return VocabularyDifference()
     differing = [t for t in a.keys() | b.keys() if a.get(t) != b.get(t)]
     names_a, names_b = {i: t for t, i in a.items()}, {i: t for t, i in b.items()}
@@ -227,6 +238,14 @@ def same_vocabulary(one: Model, other: Model) -> VocabularyDifference:
             for v, m in ((a, one), (b, other))
         )
     return VocabularyDifference(len(differing), len(clashing), example if differing else None)
+
+
+def _same_file(one: Model, other: Model) -> bool:
+    """Whether two checkpoints have equal tokenizer files."""
+    if not (isinstance(one, Checkpoint) and isinstance(other, Checkpoint)):
+        return False  # a merge may have a tokenizer that is in no file
+    files = [model.path / "tokenizer.json" for model in (one, other)]
+    return all(map(Path.is_file, files)) and filecmp.cmp(*files, shallow=False)
 
 
 def config_changes(plan: VocabularyPlan, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -292,9 +311,7 @@ def write_tokenizer(plan: VocabularyPlan, folder: Path, chat_template: str | Non
     Raises:
         OSError: if the disk fills or fails.
     """
-    for name in _FILES if plan.changed else _FILES + _SLOW_FILES:
-        if (plan.start.path / name).is_file():
-            shutil.copyfile(plan.start.path / name, folder / name)
+    copy_tokenizer(plan.start.path, folder, _FILES if plan.changed else _FILES + _SLOW_FILES)
     if plan.changed:
         (folder / "tokenizer.json").write_text(plan.tokenizer.to_str(pretty=True), "utf-8")
         settings = _read_object(folder / "tokenizer_config.json", plan.start)
@@ -313,6 +330,25 @@ def write_tokenizer(plan: VocabularyPlan, folder: Path, chat_template: str | Non
             _write_object(folder / "tokenizer_config.json", settings)
     if chat_template is not None:
         write_chat_template(folder, chat_template)
+
+
+def copy_tokenizer(source: Path, folder: Path, names: Sequence[str] = _FILES + _SLOW_FILES) -> None:
+    """Copies the files of a tokenizer, and further chat templates, into a folder that exists.
+
+    Args:
+        source: folder of a model.
+        folder: of the output.
+        names: of the files, as patterns.
+
+    Raises:
+        OSError: if the disk fills or fails.
+    """
+    for file in sorted({file for name in names for file in source.glob(name)}):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    for file in sorted((source / _MORE_TEMPLATES).glob("*.jinja")):
+        (folder / _MORE_TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / _MORE_TEMPLATES / file.name)
 
 
 def write_chat_template(folder: Path, template: str) -> None:
@@ -338,20 +374,49 @@ def choose_chat_template(spec: str | None, models: Mapping[str, Model]) -> str |
     Raises:
         RecipeError: if the name is not known.
     """
+    check_chat_template(spec)
     if not spec:
         return None
     if spec == "auto":
         found = Counter(t.strip() for m in models.values() if (t := _chat_template(m)))
         return found.most_common(1)[0][0] if found else None
-    if spec in _TEMPLATES:
-        return _TEMPLATES[spec]
+    return _TEMPLATES.get(spec, spec)
+
+
+def check_chat_template(spec: str | None) -> None:
+    """Checks that a recipe's chat template is one, without any model.
+
+    Raises:
+        RecipeError: if the name is not known or the text is not Jinja, with the line.
+    """
+    if not spec or spec == "auto" or spec in _TEMPLATES:
+        return
     if "{" not in spec:
         raise RecipeError.of(
             "chat_template", repr(spec),
             f"`auto`, {', '.join(_TEMPLATES)} or the text of a Jinja template",
             "Write out the template, or choose one of these.",
         )  # fmt: skip
-    return spec
+    from jinja2 import Environment, TemplateSyntaxError, nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        """Knows the tag `generation`, by which templates mark an assistant's turns."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    try:
+        Environment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(spec)
+    except TemplateSyntaxError as error:
+        raise RecipeError.of(
+            "chat_template", f"text that is not Jinja: line {error.lineno}: {error.message}",
+            "a Jinja template", "Correct it there.",
+        ) from error  # fmt: skip
 
 
 def _chat_template(model: Model) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from evomerge.checkpoints.tensor_file import Entry, write_shards
 from evomerge.checkpoints.vocabulary import (
     VocabularyPlan,
     choose_chat_template,
+    copy_tokenizer,
     moved_ids,
     write_chat_template,
     write_tokenizer,
@@ -26,11 +28,6 @@ from evomerge.errors import EvomergeError, UserError
 from evomerge.recipe import Recipe
 
 _GENERATION = "generation_config.json"
-_TOKENIZER = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
 _OTHER = (
     _GENERATION, "preprocessor_config.json", "processor_config.json",
     "video_preprocessor_config.json",
@@ -71,12 +68,13 @@ def write_checkpoint(
     check_free(out)
     assembly = merger.assemble(recipe)
     entries = [Entry(p.name, p.shape, p.dtype) for p in assembly.parts]
-    check_room(out, sum(e.bytes for e in entries))
+    check_room(out, output_bytes(assembly))
     files = {
         "README.md": merge_card(_TITLE, _ABOUT, recipe, merger.identities(recipe)),
         **(extra or {}),
     }
     temporary = None
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -86,9 +84,10 @@ def write_checkpoint(
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
         temporary.chmod(0o755)  # temporary directories and files are private
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-            _sync(file)
+        for file in temporary.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
+            if file.is_file():
+                _sync(file)
         os.replace(temporary, out)
     except OSError as error:
         raise EvomergeError(
@@ -98,6 +97,13 @@ def write_checkpoint(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        if not out.exists():
+            _remove_empty(made)
+
+
+def output_bytes(assembly: Assembly) -> int:
+    """Bytes of the tensors that a merge writes."""
+    return sum(Entry(p.name, p.shape, p.dtype).bytes for p in assembly.parts)
 
 
 def check_free(out: Path) -> None:
@@ -138,6 +144,13 @@ def existing_folder(folder: Path) -> Path:
     return folder
 
 
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, the innermost first, up to one that another has put something into."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def _counted(tensors: Iterable[Pending], total: int, report: Report | None) -> Iterator[Pending]:
     for done, pending in enumerate(tensors):
         if report is not None:
@@ -171,9 +184,7 @@ def _write_rest(recipe: Recipe, merger: Merger, assembly: Assembly, folder: Path
     if vocabulary is not None:
         write_tokenizer(vocabulary, folder, template)
         return
-    for name in _TOKENIZER:
-        if (donor / name).is_file():
-            shutil.copyfile(donor / name, folder / name)
+    copy_tokenizer(donor, folder)
     if template is not None:
         write_chat_template(folder, template)
 

@@ -11,6 +11,7 @@
  */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -430,6 +431,8 @@ INLINE ints_t reached(words_t draws, lanes_t d, const float *t, float low, float
     lanes_t v = __builtin_convertvector((ints_t)draws, lanes_t) * 0x1p-24f;
     v = (v - low) * inverse_step + 1.0f;
     v = where(v > 0.0f, v);
+    ints_t above = v > (float)LEVELS; /* also keeps the conversion within its range */
+    v = (lanes_t)(((ints_t)v & ~above) | ((ints_t)all((float)LEVELS) & above));
     ints_t r = __builtin_convertvector(v, ints_t);
     lanes_t least = look_up(t, r & (LEVELS - 1));
     return (r < levels) & ((d > least) | ((d == least) & ((ints_t)(draws & 1) == 0)));
@@ -643,13 +646,17 @@ void evomerge_row_table(float *table, int64_t rows, int64_t row_length, int leve
     }
 }
 
-/* Adds the m x m dot products of x_i - base (of x_i where base is null) to gram. */
-void evomerge_gram(double *gram, int64_t count, int m, const void *base, int base_type,
+/* Adds the m x m dot products of x_i - base (of x_i where base is null) to gram. Returns 1 where
+ * there is no memory for them. */
+int64_t evomerge_gram(double *gram, int64_t count, int m, const void *base, int base_type,
                    const void *const *xs, const int *types) {
-    lanes_t d[m > 0 ? m : 1], sums[m * m > 0 ? m * m : 1];
+    size_t room = ((size_t)m * (size_t)m + (size_t)m) * sizeof(lanes_t);
+    lanes_t *sums = aligned_alloc(sizeof(lanes_t), room ? room : sizeof(lanes_t));
+    if (!sums) return 1;
+    lanes_t *d = sums + (size_t)m * (size_t)m;
     for (int64_t block = 0; block < count; block += BLOCK) {
         int64_t to = block + BLOCK < count ? block + BLOCK : count;
-        memset(sums, 0, sizeof sums);
+        memset(sums, 0, (size_t)m * (size_t)m * sizeof *sums);
         for (int64_t at = block; at < to; at += LANES) {
             int n = fewer(to - at, LANES);
             lanes_t b = base ? load(base, base_type, at, n) : (lanes_t){0};
@@ -664,6 +671,8 @@ void evomerge_gram(double *gram, int64_t count, int m, const void *base, int bas
                 if (k != i) gram[k * m + i] += sum;
             }
     }
+    free(sums);
+    return 0;
 }
 
 /* How many of n values are NaN or infinite. */

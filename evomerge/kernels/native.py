@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -46,27 +48,39 @@ def library() -> ctypes.CDLL | None:
     """
     if os.environ.get("EVOMERGE_KERNELS", "auto") == "torch":
         return None
-    compiler = os.environ.get("CC") or next(
-        (c for c in ("cc", "gcc", "clang") if shutil.which(c)), None
+    compiler = shlex.split(os.environ.get("CC", "")) or next(
+        ([c] for c in ("cc", "gcc", "clang") if shutil.which(c)), []
     )
-    if compiler is None or shutil.which(compiler) is None:
+    if not compiler or shutil.which(compiler[0]) is None:
+        _without(f"no C compiler {compiler[0] if compiler else 'cc'}")
         return None
-    folder = cache_folder() / "kernels"
-    file = folder / f"merge-{_key(compiler)}.so"
     try:
+        file = cache_folder() / "kernels" / f"merge-{_key(compiler)}.so"
         if not file.is_file():
             _compile(compiler, file)
-        loaded = ctypes.CDLL(str(file))
-    except (OSError, subprocess.SubprocessError):
+        try:
+            loaded = ctypes.CDLL(str(file))
+        except OSError:  # a damaged file
+            _compile(compiler, file)
+            loaded = ctypes.CDLL(str(file))
+    except (OSError, subprocess.SubprocessError) as error:
+        _without(str(error))
         return None
-    for name in ("combine", "thin", "non_finite"):
+    for name in ("combine", "thin", "non_finite", "gram"):
         getattr(loaded, f"evomerge_{name}").restype = _Long
-    for name in ("chance", "ranked", "band_sums", "histogram", "gather", "row_table", "gram"):
+    for name in ("chance", "ranked", "band_sums", "histogram", "gather", "row_table"):
         getattr(loaded, f"evomerge_{name}").restype = None
     return loaded
 
 
-def _key(compiler: str) -> str:
+def _without(reason: str) -> None:
+    """Says once that merging will be slow."""
+    logging.getLogger(__name__).warning(
+        "merging without compiled loops, several times slower: %s", reason
+    )
+
+
+def _key(compiler: Sequence[str]) -> str:
     """Hash of what the compiled code depends on."""
     processor = platform.processor() + platform.machine()
     info = Path("/proc/cpuinfo")
@@ -74,20 +88,20 @@ def _key(compiler: str) -> str:
         lines = info.read_text(errors="replace").splitlines()
         processor += "".join(x for x in dict.fromkeys(lines) if x.startswith(("flags", "Features")))
     version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=60, check=False
+        [*compiler, "--version"], capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    parts = (_SOURCE.read_text(), repr(_FLAGS), repr(_TUNING), version, processor)
+    parts = (_SOURCE.read_text(), repr(compiler), repr(_FLAGS), repr(_TUNING), version, processor)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
-def _compile(compiler: str, file: Path) -> None:
+def _compile(compiler: Sequence[str], file: Path) -> None:
     """Compiles into a temporary file and renames it, so that workers may race."""
     file.parent.mkdir(parents=True, exist_ok=True)
     last: subprocess.CalledProcessError | None = None
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = Path(folder) / "merge.so"
         for tuning in _TUNING:
-            command = [compiler, *_FLAGS, *tuning, str(_SOURCE), "-o", str(made)]
+            command = [*compiler, *_FLAGS, *tuning, str(_SOURCE), "-o", str(made)]
             try:
                 subprocess.run(command, capture_output=True, timeout=300, check=True)
             except subprocess.CalledProcessError as error:
@@ -95,7 +109,7 @@ def _compile(compiler: str, file: Path) -> None:
                 continue
             os.replace(made, file)
             return
-    raise OSError(f"{compiler} cannot compile {_SOURCE.name}: {last}")
+    raise OSError(f"{' '.join(compiler)} cannot compile {_SOURCE.name}: {last}")
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
@@ -251,10 +265,12 @@ class NativeLoops:
 
     def gram(self, base: Tensor | None, xs: Sequence[Tensor]) -> Tensor:
         out = torch.zeros(len(xs), len(xs), dtype=torch.float64)
-        self._c.evomerge_gram(
+        failed = self._c.evomerge_gram(
             _Pointer(out.data_ptr()), _Long(xs[0].numel()), _Int(len(xs)), *_one(base),
             _pointers(xs), _types(xs),
         )  # fmt: skip
+        if failed:
+            raise MemoryError(f"no memory for the dot products of {len(xs)} tensors")
         return out
 
     def non_finite(self, x: Tensor) -> int:

@@ -61,6 +61,8 @@ class Histogram:
 def within(a: Tensor, cut: Cut, start: int) -> Tensor:
     """Which magnitudes of a run, which begins at an element `start`, a cut keeps."""
     bottom, top, limit = cut
+    if bottom == float("inf"):  # nothing, infinity neither
+        return torch.zeros_like(a, dtype=torch.bool)
     inside = a >= top
     if limit == 0:
         return inside

@@ -13,6 +13,7 @@ from evomerge.kernels import select
 from evomerge.kernels.compiled_loops import Count
 from evomerge.kernels.loops import loops_for
 from evomerge.kernels.masks import BITS, limit
+from evomerge.kernels.native import NativeLoops
 from evomerge.kernels.plans import (
     All,
     Band,
@@ -35,7 +36,7 @@ _BLOCK = 1 << 18
 """Elements that the function of a `Blockwise` plan gets at a time."""
 
 _MASKS = 256 << 20
-"""Elements of masks that are kept from one pass to the next (an eighth of it in bytes)."""
+"""Bits of masks that are kept from one pass to the next: 32 MB."""
 
 
 class TensorMerge:
@@ -49,6 +50,11 @@ class TensorMerge:
         self.view = view
         self._plan = plan
         self._masks: dict[tuple[int, int, int], Tensor] = {}
+        # one kind of loops for all passes, as masks mean something to their makers only
+        weights = [w for w in (view.base, *view.sources) if w is not None]
+        self._loops = loops_for(
+            [torch.empty(0, dtype=w.dtype, device=view.device) for w in weights]
+        )
         if isinstance(plan, Thinned):
             self._prepare(plan)
         elif isinstance(plan, Combination):
@@ -134,16 +140,17 @@ class TensorMerge:
         base, x = self.view.base.read(start, stop), self.view.sources[i].read(start, stop)
         if isinstance(keep, Band):
             band = self._bands.get(i, (NOTHING, EVERYTHING))
-            return loops_for([base, x]).band_sums(band, base, x, start)
+            return self._loops.band_sums(band, base, x, start)
         mask, before, after = self._mask(keep, i, base, x, start, True)
-        if self.view.count * len(self.view.sources) <= _MASKS:
+        bits = 1 if isinstance(self._loops, NativeLoops) else 8
+        if self.view.count * len(self.view.sources) * bits <= _MASKS:
             self._masks[i, start, stop] = mask
         return before, after
 
     def _mask(
         self, keep: Keep, i: int, base: Tensor, x: Tensor, start: int, sums: bool
     ) -> tuple[Tensor, float, float]:
-        loops = loops_for([base, x])
+        loops = self._loops
         if isinstance(keep, Chance):
             return loops.chance(self.view.keys[i], limit(keep.density), base, x, start, sums)
         assert isinstance(keep, RankedChance)
@@ -183,11 +190,20 @@ class TensorMerge:
         if plan.normalize and not plan.consensus:
             divisor = sum(plan.weights)
             scale = scale / (divisor if abs(divisor) > self._least(plan) else 1.0)
-        return loops_for([out, base, *xs]).thin(
-            out, base, [xs[i] for i in used], [self._factors[i] for i in used],
+        # a dtype that the compiled loops cannot write takes a detour over float32
+        detour = isinstance(self._loops, NativeLoops) and not isinstance(
+            loops_for([out]), NativeLoops
+        )
+        target = torch.empty(out.shape, dtype=torch.float32) if detour else out
+        bad = self._loops.thin(
+            target, base, [xs[i] for i in used], [self._factors[i] for i in used],
             [plan.weights[i] for i in used], keeps, scale, plan.normalize, plan.consensus,
             self._least(plan), start,
         )  # fmt: skip
+        if not detour:
+            return bad
+        out.copy_(target)
+        return loops_for([out]).non_finite(out)
 
     @staticmethod
     def _least(plan: Thinned) -> float:
@@ -218,8 +234,15 @@ def _pieces(plan: Pieced, out: Tensor, xs: Sequence[Tensor], start: int) -> Coun
     while at < stop:
         end = min(stop, plan.stops[piece])
         here = slice(at - start, end - start)
+        chosen = plan.coefficients[piece]
+        only = [i for i, c in enumerate(chosen) if c != 0]
+        if len(only) == 1 and chosen[only[0]] == 1:  # a copy, signs of zeros included
+            out[here].copy_(xs[only[0]][here])
+            bad = bad + loops_for([out]).non_finite(out[here])
+            at, piece = end, piece + 1
+            continue
         inputs = [x[here] for x in xs]
-        coefficients = torch.tensor(plan.coefficients[piece], dtype=torch.float32)
+        coefficients = torch.tensor(chosen, dtype=torch.float32)
         bad = bad + loops_for([out, *inputs]).combine(out[here], inputs, coefficients, 0.0, at, 0)
         at, piece = end, piece + 1
     return bad

@@ -153,7 +153,7 @@ class View:
             total = sum(parts, torch.zeros(size, size, dtype=torch.float64))
             return {"gram": total.numpy()}
 
-        kind = "gram_deltas" if deltas else "gram"
+        kind = "gram_deltas" if deltas and self.base is not None else "gram"
         return self._memory.recall(kind, self._names, compute)["gram"].astype(np.float64)
 
     def row_gram(self, deltas: bool = True) -> NDArray[np.float64]:

@@ -48,16 +48,17 @@ def _mean(cosines: Floats, max_iter: int, tol: float) -> Floats | None:
     if length <= max(tol, _CANCELLED):
         return None
     mean /= length
+    least = max(tol, _CANCELLED)
     for _ in range(max_iter):
         dots = np.clip(cosines @ mean, -1.0, 1.0)
         theta = np.arccos(dots)
         sine = np.sin(theta)
         # logarithm of u at the mean: (u - (u . mean) mean) * theta / sin(theta); it has no
         # direction where u is at the mean or opposite to it
-        factor = np.divide(theta, sine, out=np.zeros(count), where=sine >= tol) / count
+        factor = np.divide(theta, sine, out=np.zeros(count), where=sine > least) / count
         tangent = factor - (factor @ dots) * mean
         length = _length(tangent, cosines)
-        if length < tol:
+        if length <= least:
             break
         mean = np.cos(length) * mean + np.sin(length) / length * tangent
         mean /= _length(mean, cosines)

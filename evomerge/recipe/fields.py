@@ -108,10 +108,11 @@ def read_text(value: Any, place: Place, expected: str) -> str:
     return value
 
 
-def read_whole(value: Any, place: Place, low: int = 0) -> int:
-    """An integer in [low, 2**63]."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
-        raise place.error(shown(value), f"a whole number from {low} on")
+def read_whole(value: Any, place: Place, low: int = 0, high: int = LARGEST) -> int:
+    """An integer in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        end = "on" if high == LARGEST else f"to {high}"
+        raise place.error(shown(value), f"a whole number from {low} {end}")
     return value
 
 

@@ -38,6 +38,8 @@ from evomerge.recipe.references import read_reference, read_tokenizer
 from evomerge.recipe.settings import read_settings
 
 _T = TypeVar("_T")
+_BLOCKS = 10_000
+"""Most blocks that a route is written with."""
 _SHAPES = ("models", "slices", "modules", "route")
 _KEYS = (
     "merge_method",
@@ -237,7 +239,7 @@ def _read_route(data: Any, place: Place) -> Route:
     if reading not in READINGS:
         raise place.key("scale").error(shown(reading), f"one of {', '.join(READINGS)}")
     depth = keys.get("depth")
-    if depth is not None and read_whole(depth, place.key("depth")) < len(slots):
+    if depth is not None and read_whole(depth, place.key("depth"), 0, _BLOCKS) < len(slots):
         raise place.key("depth").error(f"{depth} for {len(slots)} slots", f"{len(slots)} or more")
     return Route(slots, reading, depth)
 

@@ -16,6 +16,8 @@ from evomerge.recipe.fields import (
 )
 
 _NAME = "a path, a hub name or model+adapter"
+_ROWS = 1_000_000
+"""Most rows that an embedding is padded to a multiple of."""
 
 
 def read_reference(data: Any, place: Place) -> str:
@@ -67,7 +69,7 @@ def read_tokenizer(data: Any, place: Place) -> Tokenizer:
         source=read_reference(parts.get("source", "union"), place.key("source")),
         tokens={token: _read_rule(rule, at.key(token)) for token, rule in tokens.items()},
         pad_to_multiple_of=(
-            None if pad is None else read_whole(pad, place.key("pad_to_multiple_of"), 1)
+            None if pad is None else read_whole(pad, place.key("pad_to_multiple_of"), 1, _ROWS)
         ),
     )
 
