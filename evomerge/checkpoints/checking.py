@@ -7,7 +7,7 @@ from functools import cache
 
 from evomerge import operators
 from evomerge.checkpoints.arguments import SEED, check_settings, likely
-from evomerge.checkpoints.vocabulary import check_chat_template
+from evomerge.checkpoints.tokenizer_files import check_chat_template
 from evomerge.errors import RecipeError
 from evomerge.operators import Operator
 from evomerge.operators.parameters import Choice, Parameter

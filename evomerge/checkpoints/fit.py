@@ -49,8 +49,8 @@ def check_fit(template: Model, source: Model, vocabulary: bool = True) -> None:
     if extra and not missing and all(map(is_head, extra)):
         raise SourceError.of(
             source.field,
-            f"a head of its own ({extra[0]}) in {source.ref}",
-            f"one that is tied to the embedding, as in {template.ref}",
+            f"an unknown tensor {extra[0]} in {source.ref}, a head of its own",
+            f"a head that is tied to the embedding, as in {template.ref}",
             f"List {source.ref} first, or name it as base_model where the method has one: an "
             "untied model takes tied ones in.",
         )
@@ -116,7 +116,7 @@ def check_vocabulary(donor: Model, member: Model) -> str | None:
             member.field,
             f"another vocabulary: {ids} another token in {member.ref} ({found.example})",
             f"the vocabulary of {donor.ref}, as rows are merged by their ids",
-            "Add `tokenizer_source: base` (or `union`) to the recipe.",
+            "Add `tokenizer_source: base` to the recipe, or `tokenizer_source: union`.",
         )
     if found.differing:
         return (

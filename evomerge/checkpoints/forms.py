@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from evomerge.checkpoints.fit import check_common, check_fit, check_plain
+from evomerge.checkpoints.fit import (
+    check_common,
+    check_config,
+    check_fit,
+    check_plain,
+    check_vocabulary,
+)
 from evomerge.checkpoints.flat import FlatOrder
 from evomerge.checkpoints.parts import Assembly, Input, Part, is_float, key_of, out_dtype
 from evomerge.checkpoints.region import whole
@@ -71,8 +77,11 @@ def pieced(recipe: Recipe, open_model: Opener) -> Assembly:
     models = [open_model(s.model, f"models[{i}].model") for i, s in enumerate(recipe.sources)]
     keys = [key_of(s.model) for s in recipe.sources]
     first = models[0]
+    notes: dict[str, None] = {}
     for model in models:
         check_fit(first, model)
+        told = check_vocabulary(first, model)
+        notes |= dict.fromkeys([*([told] if told else []), *check_config(first, model)])
     order = FlatOrder.of(first)
     pieces = Piecewise.from_pieces(recipe.pieces)
     if pieces.total != order.total:
@@ -105,4 +114,4 @@ def pieced(recipe: Recipe, open_model: Opener) -> Assembly:
         )
         dtype = out_dtype(recipe, first, name)
         parts.append(Part(name, first.shapes[name], dtype, tuple(inputs), plan=plan))
-    return Assembly(tuple(parts), dict(first.config), first)
+    return Assembly(tuple(parts), dict(first.config), first, notes=tuple(notes))

@@ -20,8 +20,6 @@ from __future__ import annotations
 import filecmp
 import json
 import re
-import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,33 +41,20 @@ from evomerge.checkpoints.remapped import (
     text_parts,
     vocabulary_tensors,
 )
+from evomerge.checkpoints.tokenizer_files import (
+    FILES,
+    SLOW_FILES,
+    choose_chat_template,
+    copy_tokenizer,
+    read_object,
+    write_chat_template,
+    write_object,
+)
 from evomerge.errors import RecipeError, SourceError
 from evomerge.kernels.weight import Weight
 from evomerge.recipe.data import Tokenizer
 
 _ID = re.compile(r"_token_(id|index)$")
-
-_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
-_SLOW_FILES = (
-    "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "spiece.model",
-    "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "tekken.json", "tiktoken.model",
-    "*.tiktoken", "vocab.bpe", "bpe.codes",
-)  # fmt: skip
-"""They cannot say what was added, so that they stay behind when the tokenizer changes."""
-
-_MORE_TEMPLATES = "additional_chat_templates"
-"""A folder of templates with names, such as `tool_use.jinja`."""
-
-_CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-_TEMPLATES = {"chatml": _CHATML}
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +229,8 @@ def _same_file(one: Model, other: Model) -> bool:
     """Whether two checkpoints have equal tokenizer files."""
     if not (isinstance(one, Checkpoint) and isinstance(other, Checkpoint)):
         return False  # a merge may have a tokenizer that is in no file
-    files = [model.path / "tokenizer.json" for model in (one, other)]
-    return all(map(Path.is_file, files)) and filecmp.cmp(*files, shallow=False)
+    a, b = one.path / "tokenizer.json", other.path / "tokenizer.json"
+    return a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
 def config_changes(plan: VocabularyPlan, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -311,10 +296,10 @@ def write_tokenizer(plan: VocabularyPlan, folder: Path, chat_template: str | Non
     Raises:
         OSError: if the disk fills or fails.
     """
-    copy_tokenizer(plan.start.path, folder, _FILES if plan.changed else _FILES + _SLOW_FILES)
+    copy_tokenizer(plan.start.path, folder, FILES if plan.changed else FILES + SLOW_FILES)
     if plan.changed:
         (folder / "tokenizer.json").write_text(plan.tokenizer.to_str(pretty=True), "utf-8")
-        settings = _read_object(folder / "tokenizer_config.json", plan.start)
+        settings = read_object(folder / "tokenizer_config.json", plan.start)
         if "added_tokens_decoder" in settings:
             settings["added_tokens_decoder"] = {
                 str(i): {
@@ -327,107 +312,9 @@ def write_tokenizer(plan: VocabularyPlan, folder: Path, chat_template: str | Non
                 }
                 for i, token in sorted(plan.tokenizer.get_added_tokens_decoder().items())
             }
-            _write_object(folder / "tokenizer_config.json", settings)
+            write_object(folder / "tokenizer_config.json", settings)
     if chat_template is not None:
         write_chat_template(folder, chat_template)
-
-
-def copy_tokenizer(source: Path, folder: Path, names: Sequence[str] = _FILES + _SLOW_FILES) -> None:
-    """Copies the files of a tokenizer, and further chat templates, into a folder that exists.
-
-    Args:
-        source: folder of a model.
-        folder: of the output.
-        names: of the files, as patterns.
-
-    Raises:
-        OSError: if the disk fills or fails.
-    """
-    for file in sorted({file for name in names for file in source.glob(name)}):
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
-    for file in sorted((source / _MORE_TEMPLATES).glob("*.jinja")):
-        (folder / _MORE_TEMPLATES).mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / _MORE_TEMPLATES / file.name)
-
-
-def write_chat_template(folder: Path, template: str) -> None:
-    """Puts a chat template where both older and newer readers look for it."""
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        path = folder / name
-        if path.is_file():
-            _write_object(path, {**_read_object(path, None), "chat_template": template})
-
-
-def choose_chat_template(spec: str | None, models: Mapping[str, Model]) -> str | None:
-    """Finds the chat template that a recipe asks for.
-
-    Args:
-        spec: Jinja text, a name (`chatml`), `auto` for the most frequent one of the models (the
-            first of these), or None.
-        models: in the recipe's order.
-
-    Returns:
-        Jinja text, or None to leave what is there.
-
-    Raises:
-        RecipeError: if the name is not known.
-    """
-    check_chat_template(spec)
-    if not spec:
-        return None
-    if spec == "auto":
-        found = Counter(t.strip() for m in models.values() if (t := _chat_template(m)))
-        return found.most_common(1)[0][0] if found else None
-    return _TEMPLATES.get(spec, spec)
-
-
-def check_chat_template(spec: str | None) -> None:
-    """Checks that a recipe's chat template is one, without any model.
-
-    Raises:
-        RecipeError: if the name is not known or the text is not Jinja, with the line.
-    """
-    if not spec or spec == "auto" or spec in _TEMPLATES:
-        return
-    if "{" not in spec:
-        raise RecipeError.of(
-            "chat_template", repr(spec),
-            f"`auto`, {', '.join(_TEMPLATES)} or the text of a Jinja template",
-            "Write out the template, or choose one of these.",
-        )  # fmt: skip
-    from jinja2 import Environment, TemplateSyntaxError, nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
-    class Generation(Extension):
-        """Knows the tag `generation`, by which templates mark an assistant's turns."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    try:
-        Environment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(spec)
-    except TemplateSyntaxError as error:
-        raise RecipeError.of(
-            "chat_template", f"text that is not Jinja: line {error.lineno}: {error.message}",
-            "a Jinja template", "Correct it there.",
-        ) from error  # fmt: skip
-
-
-def _chat_template(model: Model) -> str | None:
-    """The default template of a model, from its own file or its tokenizer's settings."""
-    if (model.path / "chat_template.jinja").is_file():
-        return (model.path / "chat_template.jinja").read_text(encoding="utf-8")
-    found = _read_object(model.path / "tokenizer_config.json", model).get("chat_template")
-    if isinstance(found, list):
-        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
 
 
 def _vocabularies(
@@ -541,19 +428,7 @@ def _some(tokens: Sequence[str]) -> str:
     return f"token {min(tokens)!r}{rest}"
 
 
-def _read_object(path: Path, model: Model | None) -> dict[str, Any]:
-    """A JSON object; empty if there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SourceError.of(
-            model.field if model else str(path), f"{path.name} that is damaged ({error})",
-            "valid JSON", "Download or write the model again.",
-        ) from error  # fmt: skip
-    return data if isinstance(data, dict) else {}
-
-
-def _write_object(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+__all__ = [
+    "VocabularyDifference", "VocabularyPlan", "choose_chat_template", "config_changes", "moved_ids",
+    "plan_vocabulary", "same_vocabulary", "write_tokenizer",
+]  # fmt: skip

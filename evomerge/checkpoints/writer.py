@@ -16,14 +16,12 @@ from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.checkpoints.parts import Assembly
 from evomerge.checkpoints.tensor_file import Entry, write_shards
-from evomerge.checkpoints.vocabulary import (
-    VocabularyPlan,
+from evomerge.checkpoints.tokenizer_files import (
     choose_chat_template,
     copy_tokenizer,
-    moved_ids,
     write_chat_template,
-    write_tokenizer,
 )
+from evomerge.checkpoints.vocabulary import VocabularyPlan, moved_ids, write_tokenizer
 from evomerge.errors import EvomergeError, UserError
 from evomerge.recipe import Recipe
 
