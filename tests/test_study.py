@@ -36,6 +36,8 @@ def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
         [sys.executable, "-m", "evomerge", *quick_arguments(run_dir, *overrides)],
         cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
+        # a test run in the background of a shell ignores the signal, and its children with it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def _mean(cosines: Floats, max_iter: int, tol: float) -> Floats | None:
     if length <= max(tol, _CANCELLED):
         return None
     mean /= length
-    least = max(tol, _CANCELLED)
+    least = max(tol, 1e-12)  # a tolerance of 0 would divide by 0
     for _ in range(max_iter):
         dots = np.clip(cosines @ mean, -1.0, 1.0)
         theta = np.arccos(dots)
