@@ -106,7 +106,7 @@ class MergedModel:
 
     def bytes(self) -> int:
         """Size of the files that have to be read."""
-        inputs = (i for p in self._parts.values() for i in (p.base, *p.sources) if i is not None)
+        inputs = (i for p in self._parts.values() for i in p.inputs)
         models = {id(i.model): i.model for i in inputs}
         return sum(m.bytes() for m in models.values())
 

@@ -190,7 +190,7 @@ class Merger:
         views = self._views(assembly)
         try:
             for part in assembly.parts:
-                inputs = _inputs(part)
+                inputs = part.inputs
                 merge: TensorMerge | Tensor
                 view = next(views)
                 if view is None:
@@ -236,11 +236,6 @@ class Merger:
         return self._pool
 
 
-def _inputs(part: Part) -> tuple[Input, ...]:
-    """The base, if there is one, and the sources."""
-    return part.sources if part.base is None else (part.base, *part.sources)
-
-
 def _is_copied(part: Part) -> bool:
     """Whether a tensor holds integers, which are passed on."""
     return part.plan is None and part.operator is None
@@ -248,7 +243,7 @@ def _is_copied(part: Part) -> bool:
 
 def _wanted(part: Part, assembly: Assembly) -> list[Wanted]:
     """The weights that a tensor is made of, the base first, and what they are remembered by."""
-    inputs = _inputs(part)
+    inputs = part.inputs
     weights = _weights(part, assembly, inputs)
     # rows of another vocabulary, and merges that come and go, are not worth remembering
     remapped = part.indexed and assembly.vocabulary is not None

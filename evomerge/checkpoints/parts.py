@@ -58,6 +58,11 @@ class Part:
     plan: Plan | None = None
     indexed: bool = False
 
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Everything that is read, the base first if there is one."""
+        return self.sources if self.base is None else (self.base, *self.sources)
+
 
 @dataclass(frozen=True)
 class Assembly:

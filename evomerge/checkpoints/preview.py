@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evomerge.checkpoints.assembly import Assembly, Input, Part
+from evomerge.checkpoints.assembly import Assembly, Part
 from evomerge.checkpoints.layout import EMBEDDING, layout_of
 from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger
@@ -72,17 +72,12 @@ def read_models(assembly: Assembly) -> dict[str, Model]:
     """The models whose weights are read, by fingerprint; nested merges are looked into."""
     out: dict[str, Model] = {}
     for part in assembly.parts:
-        for one in _inputs(part):
+        for one in part.inputs:
             if isinstance(one.model, MergedModel):
                 out |= read_models(one.model.assembly)
             else:
                 out[one.model.fingerprint] = one.model
     return out
-
-
-def _inputs(part: Part) -> tuple[Input, ...]:
-    """Everything that a part reads, the base first."""
-    return (*((part.base,) if part.base else ()), *part.sources)
 
 
 def _seconds(assembly: Assembly, merger: Merger, parameters: int) -> float | None:
@@ -123,7 +118,7 @@ def _origin(parts: list[Part], group: str) -> str:
         return "identity"
     found: dict[str, None] = {}
     for part in parts:
-        for one in _inputs(part):
+        for one in part.inputs:
             where = one.model.layout.group_of(one.name)
             place = "" if where == group or not where.startswith("block.") else f" {where}"
             if where.startswith("block.") and group == EMBEDDING:

@@ -6,7 +6,7 @@ with a plan; `TensorMerge` carries it out run by run, on any device, natively wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +123,21 @@ class Blockwise:
     """
 
     function: Callable[[int, Tensor | None, list[Tensor]], Tensor]
+
+
+_ROUNDING = 1e-6
+"""Of a float32 sum of weights, relative to the sum of their magnitudes."""
+
+
+def least_divisor(weights: Sequence[float]) -> float:
+    """A sum of these weights that is no larger than this in magnitude is zero up to rounding."""
+    return max(1e-8, _ROUNDING * sum(abs(w) for w in weights))
+
+
+def divisor(weights: Sequence[float]) -> float:
+    """Sum of the weights; 1 where they cancel out (up to rounding), so that nothing blows up."""
+    total = float(sum(weights))
+    return total if abs(total) > least_divisor(weights) else 1.0
 
 
 Plan = Combination | Pieced | Thinned | Blockwise

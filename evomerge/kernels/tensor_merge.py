@@ -25,12 +25,11 @@ from evomerge.kernels.plans import (
     Plan,
     RankedChance,
     Thinned,
+    divisor,
+    least_divisor,
 )
 from evomerge.kernels.select import EVERYTHING, NOTHING
 from evomerge.kernels.view import DEVICE_RUN, View
-
-_ROUNDING = 1e-6
-"""Of a float32 sum of weights, relative to the sum of their magnitudes."""
 
 _BLOCK = 1 << 18
 """Elements that the function of a `Blockwise` plan gets at a time."""
@@ -188,8 +187,7 @@ class TensorMerge:
                 keeps.append(mask)
         scale = plan.scale
         if plan.normalize and not plan.consensus:
-            divisor = sum(plan.weights)
-            scale = scale / (divisor if abs(divisor) > self._least(plan) else 1.0)
+            scale /= divisor(plan.weights)
         # a dtype that the compiled loops cannot write takes a detour over float32
         detour = isinstance(self._loops, NativeLoops) and not isinstance(
             loops_for([out]), NativeLoops
@@ -198,16 +196,12 @@ class TensorMerge:
         bad = self._loops.thin(
             target, base, [xs[i] for i in used], [self._factors[i] for i in used],
             [plan.weights[i] for i in used], keeps, scale, plan.normalize, plan.consensus,
-            self._least(plan), start,
+            least_divisor(plan.weights), start,
         )  # fmt: skip
         if not detour:
             return bad
         out.copy_(target)
         return loops_for([out]).non_finite(out)
-
-    @staticmethod
-    def _least(plan: Thinned) -> float:
-        return max(1e-8, _ROUNDING * sum(abs(w) for w in plan.weights))
 
 
 def _blockwise(

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from evomerge.kernels.plans import All, Band, Keep, RankedChance
-
-_ROUNDING = 1e-6
-"""Of a sum of weights, relative to the sum of their magnitudes."""
-
-
-def divisor(weight: Sequence[float]) -> float:
-    """Sum of the weights; 1 where they cancel out (up to rounding), so that nothing blows up."""
-    total = float(sum(weight))
-    least = max(1e-8, _ROUNDING * sum(abs(w) for w in weight))
-    return total if abs(total) > least else 1.0
 
 
 def trimmed(count: int, density: float) -> Keep:

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import numpy as np
 
-from evomerge.kernels.plans import Combination
+from evomerge.kernels.plans import Combination, divisor
 from evomerge.kernels.view import View
-from evomerge.operators._thinning import divisor
 from evomerge.operators.parameters import Flag, Small, Takes, Weights
 
 _CANCELLED = 1e-3

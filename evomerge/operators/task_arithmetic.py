@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.kernels.plans import Combination
-from evomerge.operators._thinning import divisor
+from evomerge.kernels.plans import Combination, divisor
 from evomerge.operators.parameters import (
     Deltas,
     Flag,
