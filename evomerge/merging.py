@@ -12,9 +12,9 @@ from pathlib import Path
 from evomerge.checkpoints.checking import idle_parameters
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.preview import cost, plan_lines
+from evomerge.checkpoints.whole_folder import check_free
 from evomerge.checkpoints.writer import (
     SHARD_BYTES,
-    check_free,
     check_room,
     existing_folder,
     output_bytes,
@@ -68,7 +68,7 @@ def merge_command(arguments: Sequence[str]) -> int:
         text = recipe.to_yaml(merger.identities(recipe))
         write_checkpoint(
             recipe, merger, options.out, {"recipe.yaml": text}, options.shard_size,
-            _reporter(progress),
+            _reporter(progress), assembly,
         )  # fmt: skip
     print(f"{options.out}  {text.splitlines()[0].lstrip('# ')}")
     return 0

@@ -34,13 +34,13 @@ def test_builds_with_config_and_program_arguments():
         "evomergex.space.MergeSpace",
         ".os.system",
         "evomerge.errors.dataclass",
-        "evomerge.recipe.yaml.unsafe_load",
+        "evomerge.recipe.loading.yaml.unsafe_load",
         "evomerge.checkpoints.writer.shutil",
-        "evomerge.checkpoints.writer.shutil.rmtree",
-        "evomerge.checkpoints.writer.save_file",
+        "evomerge.checkpoints.whole_folder.shutil.rmtree",
+        "evomerge.checkpoints.adapter_merge.save_file",
         "evomerge.build.import_module",
         "evomerge.optimizers.base.np",
-        "evomerge.recipe.Path",
+        "evomerge.recipe.loading.Path",
         "evomerge.types.FloatArray",
         "evomerge.types.SPLITS",
         "evomerge.types.__builtins__",
@@ -68,7 +68,7 @@ def test_other_targets_are_refused(target):
 def test_a_refused_target_is_not_called(tmp_path):
     witness = tmp_path / "witness"
     problem({"_target_": "os.mkdir", "path": str(witness)})
-    problem({"_target_": "evomerge.checkpoints.writer.os.mkdir", "path": str(witness)})
+    problem({"_target_": "evomerge.checkpoints.whole_folder.os.mkdir", "path": str(witness)})
     nested = {"_target_": "pathlib.Path.touch", "self": str(witness)}
     assert problem({"_target_": RANDOM, "batch": nested}).field == "optimizer.batch._target_"
     assert not witness.exists()

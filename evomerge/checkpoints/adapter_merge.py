@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge.checkpoints.adapter import CONFIG, PREFIX, SAFETENSORS, Adapter
 from evomerge.checkpoints.files import count_non_finite
-from evomerge.errors import EvomergeError, RecipeError, SourceError, UserError
+from evomerge.checkpoints.whole_folder import check_free, whole_folder
+from evomerge.errors import EvomergeError, RecipeError, SourceError
 
 LINEAR = ("linear", "task_arithmetic")
 """Methods that are a weighted sum of the deltas, which factors can say exactly."""
@@ -248,11 +245,7 @@ def _check(
     dense: Dense | None,
     rank: int | None,
 ) -> None:
-    if out.exists():
-        raise UserError.of(
-            str(out), "an existing file or directory", "a path that is free",
-            "Remove it or choose another.",
-        )  # fmt: skip
+    check_free(out)
     if not adapters:
         raise RecipeError.of("adapters", "none", "at least one", "Name them.")
     if rank is not None and rank < 1:
@@ -327,25 +320,6 @@ def _targets(adapters: Sequence[Adapter], modules: list[str]) -> list[str]:
 def _write(
     out: Path, config: dict[str, Any], tensors: dict[str, Tensor], extra: Mapping[str, str]
 ) -> None:
-    temporary = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n", **extra}
+    with whole_folder(out, files) as temporary:
         save_file(tensors, str(temporary / SAFETENSORS), metadata={"format": "pt"})
-        files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n", **extra}
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)  # temporary directories and files are private
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        os.replace(temporary, out)
-    except (OSError, SafetensorError) as error:
-        raise EvomergeError(
-            f"{out}: could not be written ({error}). Nothing was left behind; "
-            "free some space and run the same command again."
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

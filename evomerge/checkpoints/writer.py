@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,8 @@ from evomerge.checkpoints.tokenizer_files import (
     write_chat_template,
 )
 from evomerge.checkpoints.vocabulary import VocabularyPlan, moved_ids, write_tokenizer
-from evomerge.errors import EvomergeError, UserError
+from evomerge.checkpoints.whole_folder import check_free, whole_folder
+from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 
 _GENERATION = "generation_config.json"
@@ -44,6 +42,7 @@ def write_checkpoint(
     extra: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
     report: Report | None = None,
+    assembly: Assembly | None = None,
 ) -> None:
     """Merges a recipe and writes it to a new directory, tokenizer and config included.
 
@@ -57,6 +56,7 @@ def write_checkpoint(
         extra: further text files, name to content; `README.md` replaces the model card.
         shard_bytes: largest size of one weight file.
         report: called with the number of tensors written and that of all.
+        assembly: of the recipe, where the caller has planned it already.
 
     Raises:
         UserError: if `out` exists or the disk has too little room.
@@ -64,59 +64,22 @@ def write_checkpoint(
             the recipe's dtype; nothing is left behind.
     """
     check_free(out)
-    assembly = merger.assemble(recipe)
+    assembly = assembly or merger.assemble(recipe)
     entries = [Entry(p.name, p.shape, p.dtype) for p in assembly.parts]
     check_room(out, output_bytes(assembly))
     files = {
         "README.md": merge_card(_TITLE, _ABOUT, recipe, merger.identities(recipe)),
         **(extra or {}),
     }
-    temporary = None
-    made = [folder for folder in out.absolute().parents if not folder.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    with whole_folder(out, files) as temporary:
         tensors = _counted(merger.stream(assembly), len(entries), report)
         write_shards(temporary, entries, tensors, shard_bytes)
         _write_rest(recipe, merger, assembly, temporary)
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)  # temporary directories and files are private
-        for file in temporary.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
-            if file.is_file():
-                _sync(file)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise EvomergeError(
-            f"{out}: could not be written ({error}). Nothing was left behind; "
-            "free some space and run the same command again."
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if not out.exists():
-            _remove_empty(made)
 
 
 def output_bytes(assembly: Assembly) -> int:
     """Bytes of the tensors that a merge writes."""
     return sum(Entry(p.name, p.shape, p.dtype).bytes for p in assembly.parts)
-
-
-def check_free(out: Path) -> None:
-    """Checks that a path is free.
-
-    Raises:
-        UserError: if something is there.
-    """
-    if out.exists() or out.is_symlink():
-        raise UserError.of(
-            str(out),
-            "an existing file or directory",
-            "a path that is free",
-            "Remove it or choose another.",
-        )
 
 
 def check_room(out: Path, needed: int) -> None:
@@ -142,13 +105,6 @@ def existing_folder(folder: Path) -> Path:
     return folder
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
-    """Removes folders, the innermost first, up to one that another has put something into."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
 def _counted(tensors: Iterable[Pending], total: int, report: Report | None) -> Iterator[Pending]:
     for done, pending in enumerate(tensors):
         if report is not None:
@@ -156,12 +112,6 @@ def _counted(tensors: Iterable[Pending], total: int, report: Report | None) -> I
         yield pending
     if report is not None:
         report(total, total)
-
-
-def _sync(file: Path) -> None:
-    """Waits until a file is on the disk."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _write_rest(recipe: Recipe, merger: Merger, assembly: Assembly, folder: Path) -> None:

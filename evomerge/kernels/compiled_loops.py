@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.kernels.masks import _GOLDEN, _M1, _M2, _WORD, BITS, MaskKey, _shift
+from evomerge.kernels.masks import MaskKey, draws_at, indexed_draws_at
 from evomerge.kernels.select import Band
 from evomerge.kernels.torch_loops import TorchLoops
 
@@ -261,7 +261,7 @@ def _thinning(normalize: bool, consensus: bool, *modes: str) -> Function:
         c = numbers.to(torch.float32)
         wide = base.to(torch.float32)
         at = _positions(out, numbers)
-        indexed = _indexed(at) if "band" in modes else at
+        indexed = indexed_draws_at(at) if "band" in modes else at
         terms: list[Tensor] = []
         weights: list[Tensor] = []
         total = torch.zeros_like(wide)
@@ -322,27 +322,10 @@ def _positions(run: Tensor, numbers: Tensor) -> Tensor:
     return count + numbers[0].to(torch.int64)
 
 
-def _drawn(key: Tensor, at: Tensor) -> Tensor:
-    """Draws of 24 bits at some positions, as `masks.draws` has them."""
-    z = ((at >> 1) + 1) * _GOLDEN + key
-    z = (z ^ _shift(z, 30)) * _M1
-    z = (z ^ _shift(z, 27)) * _M2
-    z = z ^ _shift(z, 31)
-    return torch.where((at & 1) == 0, _shift(z, 8) & (2**BITS - 1), _shift(z, 40))
-
-
-def _indexed(at: Tensor) -> Tensor:
-    """Draws of 24 bits at some positions, as `masks.indexed_draws` has them."""
-    x = ((at & _WORD) ^ ((at >> 32) * 0x9E3779B1)) & _WORD
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
-    return (x ^ (x >> 16)) >> 8
-
-
 def _chosen(mask: Tensor, at: Tensor) -> Tensor:
     """Which elements a mask of `chance` keeps."""
     high, low, limit = (mask[i].to(torch.int64) for i in range(3))
-    return _drawn((high << 32) + low, at) < limit
+    return draws_at((high << 32) + low, at) < limit
 
 
 def _store(out: Tensor, total: Tensor) -> Tensor:

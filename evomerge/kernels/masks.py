@@ -43,25 +43,40 @@ def draws(key: MaskKey, start: int, stop: int, device: torch.device | str = "cpu
     each; integer multiplication wraps the same way on every device.
     """
     first = start // 2
-    counter = torch.arange(first + 1, (stop + 1) // 2 + 1, dtype=torch.int64, device=device)
-    z = counter * _GOLDEN + key.state()
-    z = (z ^ _shift(z, 30)) * _M1
-    z = (z ^ _shift(z, 27)) * _M2
-    z = z ^ _shift(z, 31)
-    both = torch.stack((_shift(z, 8) & (2**BITS - 1), _shift(z, 40)), dim=1).flatten()
+    pairs = torch.arange(first, (stop + 1) // 2, dtype=torch.int64, device=device)
+    both = torch.stack(_halves(key.state(), pairs), dim=1).flatten()
     return both[start - 2 * first : stop - 2 * first]
 
 
+def draws_at(state: Tensor, positions: Tensor) -> Tensor:
+    """The same draws at any positions (int64), for the state of a key as a tensor."""
+    low, high = _halves(state, positions >> 1)
+    return torch.where((positions & 1) == 0, low, high)
+
+
 def indexed_draws(start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draws of 24 bits that depend on an element's position alone, int64.
+    """Draws of 24 bits that depend on an element's position alone, int64."""
+    return indexed_draws_at(torch.arange(start, stop, dtype=torch.int64, device=device))
+
+
+def indexed_draws_at(positions: Tensor) -> Tensor:
+    """The same draws at any positions (int64).
 
     Source: lowbias32 of C. Wellons' hash-prospector, without the lowest 8 bits.
     """
-    x = torch.arange(start, stop, dtype=torch.int64, device=device)
-    x = ((x & _WORD) ^ ((x >> 32) * 0x9E3779B1)) & _WORD
+    x = ((positions & _WORD) ^ ((positions >> 32) * 0x9E3779B1)) & _WORD
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
     return (x ^ (x >> 16)) >> 8
+
+
+def _halves(state: int | Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws of the even and of the odd element of each pair."""
+    z = (pairs + 1) * _GOLDEN + state
+    z = (z ^ _shift(z, 30)) * _M1
+    z = (z ^ _shift(z, 27)) * _M2
+    z = z ^ _shift(z, 31)
+    return _shift(z, 8) & (2**BITS - 1), _shift(z, 40)
 
 
 def uniform(key: MaskKey, count: int, device: torch.device | str = "cpu") -> Tensor:

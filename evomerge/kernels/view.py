@@ -120,6 +120,12 @@ class View:
             return [work(a, b) for a, b in runs]
         return list(self._pool.map(lambda run: work(*run), runs))
 
+    def blocks(self) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
+        """The tensor in float32 blocks of whole rows, each rows x row length."""
+        for a, b in self.row_blocks():
+            base, xs = self.read(a, b)
+            yield _rows(base, self.row_length), [_as_rows(x, self.row_length) for x in xs]
+
     def row_blocks(self) -> list[tuple[int, int]]:
         """Runs of whole rows."""
         if not self.count:
@@ -149,6 +155,18 @@ class View:
 
         kind = "gram_deltas" if deltas and self.base is not None else "gram"
         return self._memory.recall(kind, self._names, compute)["gram"].astype(np.float64)
+
+    def row_gram(self, deltas: bool = True) -> NDArray[np.float64]:
+        """The same for every row apart, rows x m x m."""
+        parts = []
+        for base, xs in self.blocks():
+            if deltas and base is not None:
+                xs = [x - base for x in xs]
+            elif base is not None:
+                xs = [base, *xs]
+            wide = torch.stack(xs).to(torch.float64)
+            parts.append(torch.einsum("arc,brc->rab", wide, wide).cpu())
+        return torch.cat(parts).numpy()
 
     def histogram(self, source: int) -> Histogram:
         """Of the magnitudes of one task vector."""
@@ -242,3 +260,11 @@ class View:
 
 
 _EMPTY = Histogram(*(np.zeros(0, dtype=np.int64) for _ in range(2)))
+
+
+def _rows(x: Tensor | None, row_length: int) -> Tensor | None:
+    return None if x is None else _as_rows(x, row_length)
+
+
+def _as_rows(x: Tensor, row_length: int) -> Tensor:
+    return x.to(torch.float32).view(-1, row_length)

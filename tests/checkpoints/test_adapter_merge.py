@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, three, monkeypatch):
         raise OSError(28, "No space left on device")
 
     names = set(os.listdir(tmp_path))
-    for owner, part in ((adapter_merge, "save_file"), (adapter_merge.os, "fsync")):
+    for owner, part in ((adapter_merge, "save_file"), (os, "fsync")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, part, full)
             assert "No space left" in problem(EvomergeError, three, [1] * 3, tmp_path / "out")

@@ -10,7 +10,7 @@ import torch
 
 from evomerge.kernels import compiled_loops, tensor_merge, view
 from evomerge.kernels.compiled_loops import DTYPES, ROW, CompiledLoops
-from evomerge.kernels.masks import MaskKey, draws, indexed_draws
+from evomerge.kernels.masks import MaskKey, draws, indexed_draws, indexed_draws_at
 from evomerge.kernels.plans import All, Band, Blockwise, Chance, Combination, RankedChance, Thinned
 from evomerge.kernels.select import EVERYTHING, NOTHING
 from evomerge.kernels.tensor_merge import TensorMerge
@@ -61,7 +61,7 @@ def thin(loops, out, base, xs, start, normalize, consensus, kinds=(0, 1, 2, 3, 4
 @pytest.mark.parametrize("start", [0, 1, 2**33 + 1])
 def test_draws_are_those_of_masks(start):
     at = torch.arange(start, start + 99)
-    assert torch.equal(compiled_loops._indexed(at), indexed_draws(start, start + 99))
+    assert torch.equal(indexed_draws_at(at), indexed_draws(start, start + 99))
     mask = COMPILED.chance(KEY, 1 << 22, at, at, start, False)[0]
     assert torch.equal(compiled_loops._chosen(mask, at), draws(KEY, start, start + 99) < 1 << 22)
 
