@@ -13,11 +13,11 @@ from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.remote import download_size
 from evomerge.checkpoints.writer import existing_folder
+from evomerge.domain import Dimension, Domain
 from evomerge.errors import Problem, UserError
 from evomerge.proof import BEST
 from evomerge.resources import check_resources, quiet_base
 from evomerge.setup import Config, control_recipes, make_space, make_task
-from evomerge.space import Dimension
 from evomerge.study import RANDOM_SEARCH
 from evomerge.types import SPLITS
 
@@ -263,17 +263,17 @@ def _lengths(field: str, task: Any, config: Config, merger: Merger) -> Iterator[
 
 def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     parts: list[Callable[[], Any]] = [lambda: build(config["estimator"], "estimator")]
-    dimensions = [Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1)]
+    domain = Domain((Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1),))
     if config.get("_absent"):
         tell("note: the search space is checked when the models are here")
     elif quiet_base(config, merger) is not None:
         parts.append(lambda: control_recipes(config))
         try:
-            dimensions = list(make_space(config, merger).dimensions)
-            tell(f"search: {len(dimensions)} dimensions")
+            domain = Domain(make_space(config, merger).dimensions)
+            tell(f"search: {len(domain)} dimensions")
         except UserError as error:
             yield from error.problems
-    parts.append(lambda: build(config["optimizer"], "optimizer", dimensions=dimensions, seed=0))
+    parts.append(lambda: build(config["optimizer"], "optimizer", domain=domain, seed=0))
     for part in parts:
         try:
             part()

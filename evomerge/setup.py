@@ -15,6 +15,7 @@ from evomerge.build import build
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.fit import check_fit
 from evomerge.checkpoints.merger import Merger
+from evomerge.domain import Domain
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.executors.base import Executor
 from evomerge.executors.cores import available
@@ -148,7 +149,7 @@ def make_optimizer(setup: Setup, node: Any, purpose: str) -> Optimizer:
     optimizer: Optimizer = build(
         node,
         "optimizer",
-        dimensions=setup.space.dimensions,
+        domain=Domain(setup.space.dimensions),
         seed=derive(setup.seed, purpose),
     )
     return optimizer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
 
 from evomerge import operators
+from evomerge.domain import Dimension
 from evomerge.errors import ConfigError
 from evomerge.operators import Operator
 from evomerge.operators.parameters import Parameter
@@ -22,25 +22,6 @@ ALL = "all"
 GRANULARITIES = ("layer", "global")
 Place = tuple[str, str, str]
 """Parameter, source and layer group of one dimension."""
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One number of a genome.
-
-    Attributes:
-        name: `parameter/source/group`.
-        low: lower bound.
-        high: upper bound.
-        start: where a search begins.
-        step: standard deviation of a search's first samples.
-    """
-
-    name: str
-    low: float
-    high: float
-    start: float
-    step: float
 
 
 class SearchSpace(Protocol):

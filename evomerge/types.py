@@ -84,10 +84,27 @@ class ItemScores:
 
 @dataclass(frozen=True)
 class Fitness:
-    """Values to be maximised, one an objective, with their standard errors."""
+    """What a candidate is worth.
+
+    Attributes:
+        values: to be maximised, one an objective.
+        stderr: their standard errors.
+        constraints: one a constraint; satisfied at 0 or below, in the constrained metric's unit.
+    """
 
     values: tuple[float, ...]
     stderr: tuple[float, ...]
+    constraints: tuple[float, ...] = ()
+
+    @property
+    def violation(self) -> float:
+        """Sum of what the constraints exceed 0 by; 0 if all are satisfied."""
+        return float(sum(max(0.0, c) for c in self.constraints))
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every constraint is satisfied."""
+        return self.violation == 0.0
 
 
 @dataclass(frozen=True)

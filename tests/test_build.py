@@ -3,9 +3,9 @@
 import pytest
 
 from evomerge.build import build, load_target
+from evomerge.domain import Dimension
 from evomerge.errors import ConfigError
 from evomerge.seeds import derive
-from evomerge.space import Dimension
 
 DIMENSIONS = [Dimension("weight/a/all", 0.0, 1.0, 0.5, 0.2)]
 RANDOM = "evomerge.optimizers.random.Random"

@@ -13,7 +13,7 @@ ROOT = Path(evomerge.__file__).parent
 
 RANKS = [
     ["types", "errors", "config", "seeds", "progress", "versions", "markdown"],
-    ["build", "recipe", "journal", "kernels"],
+    ["build", "recipe", "journal", "kernels", "domain"],
     ["operators", "pieces"],
     ["space", "report", "checkpoints"],
     ["engines", "estimators", "optimizers", "tasks"],

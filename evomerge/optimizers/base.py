@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from evomerge.space import Dimension
-from evomerge.types import FloatArray, Observation
+from evomerge.domain import Domain
+from evomerge.errors import ConfigError
+from evomerge.types import Fitness, FloatArray, Observation
+
+
+@dataclass(frozen=True)
+class Told:
+    """A result of a genome that was asked for; `number` counts the asks from 0."""
+
+    number: int
+    genome: FloatArray
+    fitness: Fitness | None
 
 
 class Optimizer(ABC):
@@ -16,37 +29,54 @@ class Optimizer(ABC):
 
     Owns its random generator; the same seed and the same observations give the same genomes.
     A study resumes by replaying `ask` and `tell`.
+
+    Attributes:
+        multi_objective: whether it takes more than one objective.
+        asynchronous: whether its proposals take candidates at work into account, so that a
+            free worker need not wait until a whole generation was told; then `batch` is the
+            number of candidates that are kept at work at any time.
     """
 
-    def __init__(self, dimensions: Sequence[Dimension], seed: int) -> None:
-        """Sets the bounds and the random generator.
+    multi_objective: ClassVar[bool] = False
+    asynchronous: ClassVar[bool] = False
+
+    def __init__(self, domain: Domain, seed: int) -> None:
+        """Sets the domain and the random generator.
 
         Args:
-            dimensions: of the genomes, at least one.
+            domain: what is searched.
             seed: of this optimiser's own generator.
+
+        Raises:
+            ConfigError: for more objectives than this optimiser takes.
         """
-        if not dimensions:
-            raise ValueError("an optimiser needs at least one dimension")
-        self.dimensions = tuple(dimensions)
-        self.low = np.array([d.low for d in self.dimensions])
-        self.high = np.array([d.high for d in self.dimensions])
-        self.start = np.array([d.start for d in self.dimensions])
-        self.step = np.array([d.step for d in self.dimensions])
+        if not domain.dimensions:
+            raise ValueError("an optimizer needs at least one dimension")
+        if domain.objectives > 1 and not self.multi_objective:
+            raise ConfigError.of(
+                "optimizer", f"{type(self).__name__} and {domain.objectives} objectives",
+                "an optimizer for several objectives, or one objective",
+                "Use nsga2, nsga3, tpe, gp, mm_mo, map_elites, random or sobol; or make one "
+                "objective of them with scalarize=weighted_sum or scalarize=chebyshev.",
+            )  # fmt: skip
+        self.domain = domain
+        self.dimensions = domain.dimensions
         self.rng = np.random.Generator(np.random.PCG64(seed))
-        self._open: list[bytes] = []
+        self._asked = 0
+        self._open: dict[bytes, deque[int]] = defaultdict(deque)
 
     @property
     @abstractmethod
     def batch(self) -> int:
-        """How many candidates it likes to ask for at a time."""
+        """How many candidates it likes to ask for at a time; 0 once it has no more to ask."""
 
     @abstractmethod
-    def _ask(self, n: int) -> list[FloatArray]:
-        """Draws `n` genomes."""
+    def _ask(self, numbers: range) -> list[FloatArray]:
+        """Draws a genome for each ask number; those outside the domain are snapped to it."""
 
     @abstractmethod
-    def _tell(self, observations: Sequence[Observation]) -> None:
-        """Learns from checked observations."""
+    def _tell(self, told: Sequence[Told]) -> None:
+        """Learns from checked results."""
 
     def ask(self, n: int) -> list[FloatArray]:
         """Proposes `n` genomes, each an array of `len(dimensions)` numbers within bounds.
@@ -56,8 +86,8 @@ class Optimizer(ABC):
         """
         if n < 1:
             raise ValueError(f"ask({n}): expected a positive number of candidates")
-        genomes = [np.clip(g, self.low, self.high) for g in self._ask(n)]
-        self._open.extend(g.tobytes() for g in genomes)
+        genomes = [self.domain.snap(g) for g in self._ask(range(self._asked, self._asked + n))]
+        self._await(genomes)
         return genomes
 
     def replay(self, recorded: Sequence[FloatArray]) -> bool:
@@ -67,39 +97,96 @@ class Optimizer(ABC):
             whether its own proposals are the recorded ones to the last bit. They may differ on
             another processor, whose linear algebra rounds in another way.
         """
-        same = True
-        for own, genome in zip(self.ask(len(recorded)), recorded, strict=True):
-            if not np.array_equal(own, genome):
-                same = False
-                self._open[self._open.index(own.tobytes())] = genome.tobytes()
-                self._replace(own, genome)
-        return same
+        genomes = [np.asarray(g, dtype=np.float64) for g in recorded]
+        numbers = range(self._asked, self._asked + len(genomes))
+        if self._adopt(numbers, genomes):
+            self._await(genomes)
+            return True
+        own = [self.domain.snap(g) for g in self._ask(numbers)]
+        same = [np.array_equal(a, b) for a, b in zip(own, genomes, strict=True)]
+        for number, genome, equal in zip(numbers, genomes, same, strict=True):
+            if not equal:
+                self._replace(number, genome)
+        self._await(genomes)
+        return all(same)
 
-    def _replace(self, own: FloatArray, recorded: FloatArray) -> None:  # noqa: B027
+    def _await(self, genomes: Sequence[FloatArray]) -> None:
+        """Numbers genomes that wait for their results from now on."""
+        for genome in genomes:
+            self._open[genome.tobytes()].append(self._asked)
+            self._asked += 1
+
+    def _adopt(self, numbers: range, recorded: Sequence[FloatArray]) -> bool:
+        """Takes genomes as asked for without computing them; False if it has to compute.
+
+        For optimisers whose proposals are functions of the seed, the number of the proposal
+        and what was told, and cost too much to be computed again.
+        """
+        return False
+
+    def _replace(self, number: int, recorded: FloatArray) -> None:  # noqa: B027
         """Hears that a recorded genome stands in for an own proposal."""
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Takes the results of genomes that were asked for, in any order.
 
-        A failed candidate has fitness None.
+        A failed candidate has fitness None. Of equal genomes the one asked for first is told
+        first.
 
         Raises:
-            ValueError: for a genome that is not waiting for a result, and for NaN, infinite
-                or no fitness values; nothing is learnt from any of the observations then.
+            ValueError: for a genome that is not waiting for a result, for another number of
+                values or constraints than the domain has, and for NaN or infinity; nothing is
+                learnt from any of the observations then.
         """
-        waiting = list(self._open)
+        taken: dict[bytes, int] = defaultdict(int)
+        told = []
         for observation in observations:
-            key = np.asarray(observation.genome, dtype=np.float64).tobytes()
-            if key not in waiting:
+            genome = np.asarray(observation.genome, dtype=np.float64)
+            key = genome.tobytes()
+            waiting = self._open.get(key, ())
+            if taken[key] >= len(waiting):
                 raise ValueError("tell: this genome was not asked for, or was told before")
-            waiting.remove(key)
-            if observation.fitness is not None:
-                values = observation.fitness.values
-                if not len(values) or not np.isfinite(values).all():
-                    raise ValueError(f"tell: fitness {values}; expected finite numbers")
-        self._open = waiting
-        self._tell(observations)
+            self._check_fitness("tell", observation)
+            told.append(Told(waiting[taken[key]], genome, observation.fitness))
+            taken[key] += 1
+        for key, count in taken.items():
+            for _ in range(count):
+                self._open[key].popleft()
+            if not self._open[key]:
+                del self._open[key]
+        self._tell(told)
+
+    def learn(self, observations: Sequence[Observation]) -> None:
+        """Takes results that it did not ask for, such as those of another study.
+
+        Call it before the first `ask`.
+
+        Raises:
+            ValueError: for genomes outside the domain, and as in `tell`.
+        """
+        for observation in observations:
+            genome = np.asarray(observation.genome, dtype=np.float64)
+            if genome.shape != self.domain.low.shape or not np.isfinite(genome).all():
+                raise ValueError(f"learn: expected a genome of {len(self.dimensions)} numbers")
+            if not np.array_equal(self.domain.snap(genome), genome):
+                raise ValueError("learn: a genome outside the domain")
+            self._check_fitness("learn", observation)
+        self._learn(observations)
+
+    def _learn(self, observations: Sequence[Observation]) -> None:  # noqa: B027
+        """Learns from checked observations that were not asked for."""
 
     def recommend(self) -> FloatArray | None:
         """A genome worth a final look though it was never asked for, or None."""
         return None
+
+    def _check_fitness(self, verb: str, observation: Observation) -> None:
+        fitness = observation.fitness
+        if fitness is None:
+            return
+        wanted = self.domain.objectives, self.domain.constraints
+        for what, numbers, count in zip(
+            ("values", "constraints"), (fitness.values, fitness.constraints), wanted, strict=True
+        ):
+            if len(numbers) != count or not np.isfinite(numbers).all():
+                raise ValueError(f"{verb}: {what} {numbers}; expected {count} finite numbers")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from evomerge.domain import Domain
 from evomerge.errors import ConfigError
-from evomerge.optimizers.base import Optimizer
-from evomerge.space import Dimension
-from evomerge.types import FloatArray, Observation
+from evomerge.optimizers.base import Optimizer, Told
+from evomerge.optimizers.ranking import losses
+from evomerge.types import FloatArray
 
 
 class CmaEs(Optimizer):
@@ -26,7 +26,7 @@ class CmaEs(Optimizer):
 
     def __init__(
         self,
-        dimensions: Sequence[Dimension],
+        domain: Domain,
         seed: int,
         population: int | None = None,
         sigma: float = 1.0,
@@ -34,7 +34,7 @@ class CmaEs(Optimizer):
         """Starts at the dimensions' `start` with their `step` as standard deviation.
 
         Args:
-            dimensions: of the genomes.
+            domain: what is searched.
             seed: of this optimiser's own generator.
             population: candidates a generation; default 4 + floor(3 ln n).
             sigma: scales all steps. No step is larger than a third of its range.
@@ -42,7 +42,7 @@ class CmaEs(Optimizer):
         Raises:
             ConfigError: for a population below 3 or a sigma that is not positive.
         """
-        super().__init__(dimensions, seed)
+        super().__init__(domain, seed)
         import cma
 
         n = len(self.dimensions)
@@ -52,10 +52,10 @@ class CmaEs(Optimizer):
         self._population = population
         # cma does not run in one dimension: a second, idle coordinate stands in.
         self._padding = 1 if n == 1 else 0
-        width = self.high - self.low
+        width = self.domain.high - self.domain.low + self.domain.whole
         options: dict[str, Any] = {
             "bounds": [0.0, 1.0],
-            "CMA_stds": self._pad(self.step / width, 0.1).tolist(),
+            "CMA_stds": self._pad(self.domain.step / width, 0.1).tolist(),
             "popsize": self._population,
             "CMA_mirrors": 0,  # they would need each generation in one ask
             "randn": self._randn,
@@ -63,63 +63,44 @@ class CmaEs(Optimizer):
             "verbose": -9,
             "verb_log": 0,
         }
-        start = self._pad((self.start - self.low) / width, 0.5)
+        start = self._pad(self.domain.to_unit(self.domain.start), 0.5)
         self._cma = cma.CMAEvolutionStrategy(start, sigma, options)
-        self._asked = 0
         self._sampled = False
-        self._waiting: dict[bytes, deque[tuple[int, FloatArray]]] = defaultdict(deque)
-        self._told: list[tuple[int, FloatArray, float | None]] = []
+        self._points: dict[int, FloatArray] = {}
+        self._told: list[Told] = []
 
     @property
     def batch(self) -> int:
         """The population."""
         return self._population
 
-    def _ask(self, n: int) -> list[FloatArray]:
-        genomes = []
+    def _ask(self, numbers: range) -> list[FloatArray]:
         self._sampled = True
-        for scaled in self._cma.ask(number=n):
-            genome = self._unscale(scaled)
-            self._waiting[genome.tobytes()].append((self._asked, scaled))
-            self._asked += 1
-            genomes.append(genome)
-        return genomes
+        points = self._cma.ask(number=len(numbers))
+        self._points.update(zip(numbers, points, strict=True))
+        return [self._genome(point) for point in points]
 
-    def _replace(self, own: FloatArray, recorded: FloatArray) -> None:
-        number, _ = self._take(own)
-        scaled = self._pad((recorded - self.low) / (self.high - self.low), 0.5)
-        self._waiting[recorded.tobytes()].append((number, scaled))
+    def _replace(self, number: int, recorded: FloatArray) -> None:
+        self._points[number] = self._pad(self.domain.to_unit(recorded), 0.5)
 
-    def _take(self, genome: FloatArray) -> tuple[int, FloatArray]:
-        """Ask number and scaled form of a genome that waits for its result."""
-        key = np.asarray(genome, np.float64).tobytes()
-        taken = self._waiting[key].popleft()
-        if not self._waiting[key]:
-            del self._waiting[key]
-        return taken
-
-    def _tell(self, observations: Sequence[Observation]) -> None:
-        for observation in observations:
-            number, scaled = self._take(observation.genome)
-            value = observation.fitness.values[0] if observation.fitness else None
-            self._told.append((number, scaled, value))
+    def _tell(self, told: Sequence[Told]) -> None:
+        self._told.extend(told)
         while len(self._told) >= self._population:
-            generation = sorted(self._told[: self._population], key=lambda told: told[0])
+            generation = sorted(self._told[: self._population], key=lambda t: t.number)
             self._told = self._told[self._population :]
-            values = [v for _, _, v in generation if v is not None]
-            if values:
-                below = min(values) - 1.0
-                losses = [-(below if v is None else v) for _, _, v in generation]
+            points = [self._points.pop(t.number) for t in generation]
+            fitnesses = [t.fitness for t in generation]
+            if any(f is not None for f in fitnesses):
                 if not self._sampled:
                     self._cma.ask(number=1)  # cma wants an ask between two tells
-                self._cma.tell([x for _, x, _ in generation], losses)
+                self._cma.tell(points, losses(fitnesses).tolist())
                 self._sampled = False
 
     def recommend(self) -> FloatArray | None:
         """The distribution's mean, once it has learnt from a generation."""
         if self._cma.countiter == 0:
             return None
-        return self._unscale(np.asarray(self._cma.result.xfavorite))
+        return self.domain.snap(self._genome(np.asarray(self._cma.result.xfavorite)))
 
     def _randn(self, *shape: int) -> FloatArray:
         return self.rng.standard_normal(shape)
@@ -127,10 +108,8 @@ class CmaEs(Optimizer):
     def _pad(self, values: FloatArray, filler: float) -> FloatArray:
         return np.append(values, [filler] * self._padding)
 
-    def _unscale(self, scaled: FloatArray) -> FloatArray:
-        inner = scaled[: len(self.dimensions)]
-        genome = np.clip(self.low + inner * (self.high - self.low), self.low, self.high)
-        return np.asarray(genome, dtype=np.float64)
+    def _genome(self, point: FloatArray) -> FloatArray:
+        return self.domain.from_unit(point[: len(self.domain)])
 
 
 def _check(population: Any, sigma: Any) -> None:

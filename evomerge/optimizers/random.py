@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evomerge.domain import Domain
 from evomerge.errors import ConfigError
-from evomerge.optimizers.base import Optimizer
-from evomerge.space import Dimension
-from evomerge.types import FloatArray, Observation
+from evomerge.optimizers.base import Optimizer, Told
+from evomerge.types import FloatArray
 
 
 class Random(Optimizer):
     """Draws genomes uniformly within the bounds and learns nothing."""
 
-    def __init__(self, dimensions: Sequence[Dimension], seed: int, batch: int = 16) -> None:
-        """See `Optimizer`; `batch` is the number of candidates asked for at a time.
+    multi_objective = True
+    asynchronous = True
+
+    def __init__(self, domain: Domain, seed: int, batch: int = 16) -> None:
+        """See `Optimizer`; `batch` is the number of candidates kept at work.
 
         Raises:
             ConfigError: for a batch below 1.
         """
-        super().__init__(dimensions, seed)
+        super().__init__(domain, seed)
         if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
             raise ConfigError.of(
                 "optimizer.batch", repr(batch), "an integer of at least 1", "Correct it."
@@ -31,8 +34,9 @@ class Random(Optimizer):
         """How many candidates it likes to ask for at a time."""
         return self._batch
 
-    def _ask(self, n: int) -> list[FloatArray]:
-        return [self.rng.uniform(self.low, self.high) for _ in range(n)]
+    def _ask(self, numbers: range) -> list[FloatArray]:
+        points = self.rng.random((len(numbers), len(self.domain)))
+        return list(self.domain.from_unit(points))
 
-    def _tell(self, observations: Sequence[Observation]) -> None:
+    def _tell(self, told: Sequence[Told]) -> None:
         return

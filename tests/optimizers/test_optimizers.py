@@ -6,26 +6,33 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evomerge.domain import Dimension, Domain
 from evomerge.errors import ConfigError
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.random import Random
-from evomerge.space import Dimension
-from evomerge.testing.optimizers import OptimizerConformance, dimensions, observe
+from evomerge.testing.optimizers import (
+    MultiObjectiveConformance,
+    OptimizerConformance,
+    domain,
+    observe,
+)
 
-FAR = [  # bounds many steps away from the start
-    Dimension("weight/a/all", -10.0, 10.0, 1.0, 0.5),
-    Dimension("weight/b/all", 0.0, 100.0, 40.0, 3.0),
-    Dimension("weight/c/all", -1.0, 1.0, 0.0, 0.05),
-]
+FAR = Domain(
+    (  # bounds many steps away from the start
+        Dimension("weight/a/all", -10.0, 10.0, 1.0, 0.5),
+        Dimension("weight/b/all", 0.0, 100.0, 40.0, 3.0),
+        Dimension("weight/c/all", -1.0, 1.0, 0.0, 0.05),
+    )
+)
 
 
-class TestRandom(OptimizerConformance):
-    def make(self, dimensions, seed):
-        return Random(dimensions, seed, batch=7)
+class TestRandom(MultiObjectiveConformance):
+    def make(self, domain, seed):
+        return Random(domain, seed, batch=7)
 
     def test_genomes_are_uniform(self):
-        genomes = np.array(self.make(dimensions(3), 0).ask(5000))
-        for column, d in zip(genomes.T, dimensions(3), strict=True):
+        genomes = np.array(self.make(domain(3), 0).ask(5000))
+        for column, d in zip(genomes.T, domain(3).dimensions, strict=True):
             assert stats.kstest(column, "uniform", (d.low, d.high - d.low)).pvalue > 1e-3
 
     @pytest.mark.parametrize("batch", [0, -1, 2.5, "all", True])
@@ -35,19 +42,19 @@ class TestRandom(OptimizerConformance):
 
 
 class TestCmaEs(OptimizerConformance):
-    def make(self, dimensions, seed):
-        return CmaEs(dimensions, seed)
+    def make(self, domain, seed):
+        return CmaEs(domain, seed)
 
     @pytest.mark.parametrize("n", [1, 2, 3, 28, 100])
     def test_default_population(self, n):
-        assert self.make(dimensions(n), 0).batch == 4 + math.floor(3 * math.log(n))
+        assert self.make(domain(n), 0).batch == 4 + math.floor(3 * math.log(n))
 
     @pytest.mark.parametrize("sigma", [1.0, 0.5])
     def test_first_samples_lie_around_start_with_std_step(self, sigma):
         """Within 5 standard errors of mean and deviation, and normal."""
         n = 4000
         genomes = np.array(CmaEs(FAR, 11, sigma=sigma).ask(n))
-        for column, d in zip(genomes.T, FAR, strict=True):
+        for column, d in zip(genomes.T, FAR.dimensions, strict=True):
             step = d.step * sigma
             assert abs(column.mean() - d.start) < 5 * step / math.sqrt(n)
             assert abs(column.std() - step) < 5 * step / math.sqrt(2 * n)
@@ -56,14 +63,14 @@ class TestCmaEs(OptimizerConformance):
         assert np.abs(correlation).max() < 5 / math.sqrt(n)
 
     def test_one_dimension_starts_with_its_step_too(self):
-        genomes = np.array(CmaEs(FAR[:1], 3).ask(4000))[:, 0]
+        genomes = np.array(CmaEs(Domain(FAR.dimensions[:1]), 3).ask(4000))[:, 0]
         assert stats.kstest(genomes, "norm", (1.0, 0.5)).pvalue > 1e-3
 
     @pytest.mark.parametrize("rotated", [False, True])
     def test_beats_random_search_at_equal_evaluations(self, rotated):
         """Medians over five seeds on a sphere and a rotated ellipsoid (condition 1e4)."""
         n, evaluations = 6, 360
-        space = [Dimension(f"w/{i}/all", -1.0, 1.0, 0.0, 1 / 3) for i in range(n)]
+        space = Domain(tuple(Dimension(f"w/{i}/all", -1.0, 1.0, 0.0, 1 / 3) for i in range(n)))
         turn = np.linalg.qr(np.random.default_rng(5).standard_normal((n, n)))[0]
         scales = np.logspace(0, 4, n) if rotated else np.ones(n)
 
@@ -86,7 +93,7 @@ class TestCmaEs(OptimizerConformance):
 
     def test_failures_rank_below_every_result(self):
         """Failing in a half-space steers away from it as very low fitness does."""
-        failing, punished = self.make(dimensions(3), 6), self.make(dimensions(3), 6)
+        failing, punished = self.make(domain(3), 6), self.make(domain(3), 6)
         one = self.drive(failing, 10, lambda g: None if g[0] < -0.3 else float(g.sum()))
         two = self.drive(punished, 10, lambda g: -1e6 if g[0] < -0.3 else float(g.sum()))
         np.testing.assert_allclose(one, two, rtol=1e-9)
