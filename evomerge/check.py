@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.remote import download_size
 from evomerge.checkpoints.writer import existing_folder
+from evomerge.controls import CONTROLS
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import Problem, UserError
+from evomerge.objectives import Goals
 from evomerge.proof import BEST
 from evomerge.resources import check_resources, quiet_base
-from evomerge.setup import Config, control_recipes, make_space, make_task
-from evomerge.study import RANDOM_SEARCH
+from evomerge.setup import Config, control_recipes, make_goals, make_space, make_task, task_nodes
+from evomerge.space import SearchSpace
 from evomerge.types import SPLITS
+from evomerge.warm_start import read_start
 
 Tell = Callable[[str], None]
 
@@ -174,7 +178,8 @@ def _against_base(field: str, base: Model, source: Model, tell: Tell) -> Iterato
 
 def _names(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     """Names of the result table must not clash."""
-    taken = {"base": "models.base", BEST: "the chosen merge", RANDOM_SEARCH: "the random search"}
+    taken = {"base": "models.base", BEST: "the chosen merge"}
+    taken |= {name: "a control search" for name in CONTROLS}
     named = [(name, f"models.sources.{name}") for name in config["models"]["sources"]]
     named += [(name, f"controls.recipes.{name}") for name in config["controls"]["recipes"]]
     for name, field in named:
@@ -193,6 +198,8 @@ def _numbers(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     positive["stop.patience"] = config["stop"]["patience"]
     positive["engine.batch_tokens"] = config["engine"]["batch_tokens"]
     positive["engine.max_model_len"] = config["engine"]["max_model_len"]
+    positive["front.size"] = config["front"]["size"]
+    positive |= {f"front.budgets[{i}]": b for i, b in enumerate(config["front"]["budgets"])}
     for field, value in positive.items():
         if value is not None and not value > 0:
             yield Problem(field, str(value), "a positive number", "Correct it.")
@@ -204,7 +211,7 @@ def _numbers(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
 
 
 def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
-    nodes = {"task": config["task"]}
+    nodes = task_nodes(config)
     nodes |= {f"report_tasks.{name}": node for name, node in config["report_tasks"].items()}
     names: dict[str, str] = {}
     for field, node in nodes.items():
@@ -226,9 +233,9 @@ def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         names[task.name] = field
         if not found:
             yield from _lengths(field, task, config, merger)
-            if field == "task" and len(task.items("search")) < 2:
+            if not field.startswith("report_tasks") and len(task.items("search")) < 2:
                 yield Problem(
-                    "task.search", "one item", "at least two, or no candidate has an error bar",
+                    f"{field}.search", "one item", "at least two, or no candidate has an error bar",
                     "Give more items.",
                 )  # fmt: skip
             counts = ", ".join(f"{len(task.items(s))} {s}" for s in SPLITS)
@@ -264,18 +271,47 @@ def _lengths(field: str, task: Any, config: Config, merger: Merger) -> Iterator[
 def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     parts: list[Callable[[], Any]] = [lambda: build(config["estimator"], "estimator")]
     domain = Domain((Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1),))
+    space: SearchSpace | None = None
     if config.get("_absent"):
         tell("note: the search space is checked when the models are here")
     elif quiet_base(config, merger) is not None:
         parts.append(lambda: control_recipes(config))
         try:
-            domain = Domain(make_space(config, merger).dimensions)
+            space = make_space(config, merger)
+            domain = Domain(space.dimensions, anchors=space.anchors(), sparsity=space.sparsity)
             tell(f"search: {len(domain)} dimensions")
         except UserError as error:
             yield from error.problems
+    try:
+        goals = make_goals(config) if config["task"] else None
+    except UserError as error:
+        yield from error.problems
+        goals = None
+    if goals is not None:
+        domain = replace(domain, objectives=goals.count, constraints=len(goals.constraints))
+        tell(_described(goals))
+        if space is not None:
+            parts.append(lambda: _start(config, space, goals, tell))
     parts.append(lambda: build(config["optimizer"], "optimizer", domain=domain, seed=0))
     for part in parts:
         try:
             part()
         except UserError as error:
             yield from error.problems
+
+
+def _start(config: Config, space: SearchSpace, goals: Goals, tell: Tell) -> None:
+    start = read_start(config["warm_start"], space, goals)
+    if start.said:
+        tell(f"warm start: {start.said}")
+
+
+def _described(goals: Goals) -> str:
+    """Objectives and constraints in a sentence."""
+    wanted = ", ".join(
+        f"{o.goal} {o.name}" + (f" ({o.metric})" if o.metric != "score" else "")
+        for o in goals.objectives
+    )
+    how = f", as one by {goals.scalarize}" if goals.scalarize else ""
+    limits = [f"{c.name} {c.sense.replace('_', ' ')} {c.bound}" for c in goals.constraints]
+    return f"objectives: {wanted}{how}" + (f"; constraints: {', '.join(limits)}" if limits else "")

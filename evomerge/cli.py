@@ -25,9 +25,11 @@ evomerge searches for the best way to merge fine-tuned models and proves it on h
 
 usage:
   python -m evomerge +experiment=NAME [KEY=VALUE ...]     run a study, or resume it
-  python -m evomerge -m +experiment=NAME seed=0,1,2       a sweep of studies (Hydra)
+  python -m evomerge -m +experiment=NAME optimizer=gp,nsga2 seed=0,1,2
+                                     a sweep of studies (Hydra), then a report that compares them
   python -m evomerge check +experiment=NAME [KEY=VALUE ...]
                                      list everything that is wrong with a study, run nothing
+  python -m evomerge pool +experiment=NAME [KEY=VALUE ...]    how far the sources lie apart
   python -m evomerge merge RECIPE.yaml OUT                write the merge of a recipe
                                      (mergekit's YAML; --dry-run prints the plan and its cost)
   python -m evomerge report RUN [RUN ...]                 write report.html from a run's files
@@ -37,6 +39,9 @@ keys that most studies set (all of them: python -m evomerge +experiment=NAME --c
   budget.candidates=300  budget.item_evaluations=N  budget.hours=H
   stop.score=S  stop.patience=GENERATIONS
   executor.workers=N  executor.threads=N  engine.max_model_len=N
+  +task@tasks.NAME=TASK  +objectives.NAME.task=TASK  scalarize=weighted_sum
+  +constraints.NAME={{task: TASK, at_least: best source, margin: 0.02}}
+  warm_start.run=DIR  'warm_start.recipes=[FILE.yaml]'  pool.prune=true
   models.base=PATH  models.sources.NAME=PATH  task.search.path=FILE  task.test.path=FILE
   (a key that the YAML does not hold yet takes a plus: +models.sources.NEW=PATH)
 
@@ -86,7 +91,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(groups=_groups()))
         return 0 if arguments else 2
-    verbs = {"check": _check, "merge": _merge, "report": _report}
+    verbs = {"check": _check, "pool": _pool, "merge": _merge, "report": _report}
     if arguments[0] in verbs:
         return verbs[arguments[0]](arguments[1:])
     if "=" not in arguments[0] and not arguments[0].startswith("-"):
@@ -151,6 +156,17 @@ def _check(arguments: list[str]) -> int:
     return 0
 
 
+def _pool(arguments: list[str]) -> int:
+    from evomerge.pool_command import USAGE, pool_command
+
+    if "-h" in arguments or "--help" in arguments:
+        print(USAGE)
+        return 0
+    rest = [a for a in arguments if a != "--json"]
+    overrides, directory = _split_directory(rest)
+    return pool_command(compose_config(overrides, directory), as_json=rest != arguments)
+
+
 def _merge(arguments: list[str]) -> int:
     from evomerge.merging import merge_command
 
@@ -158,18 +174,54 @@ def _merge(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from evomerge.report import results_markdown, write_report
+    from evomerge.report import common_parent, compare, comparison_markdown, comparison_table
+    from evomerge.report import results_markdown, write_compared, write_report
 
     parser = argparse.ArgumentParser(
-        "python -m evomerge report", description="Writes report.html from a run's files."
+        "python -m evomerge report",
+        description="Writes report.html from a run's files; of several runs, comparison.html and "
+        "comparison.csv, too, and prints a table.",
     )
     parser.add_argument("run", type=Path, nargs="+", help="a study's run_dir")
-    parser.add_argument("--markdown", action="store_true", help="print the result table, too")
+    parser.add_argument("--markdown", action="store_true", help="print the result tables, too")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="where the comparison goes (default: the runs' common parent directory)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reference", action="append", default=[], metavar="NAME=VALUE",
+        help="reference value of an objective for the hypervolume, in the objective's own unit "
+        "(default: the worst value of all points of all runs)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    for run in options.run:
-        print(write_report(run))
+    reference = {}
+    for given in options.reference:
+        name, _, value = given.rpartition("=")
+        try:
+            reference[name] = float(value)
+        except ValueError:
+            raise ConfigError.of(
+                "--reference", given, "NAME=VALUE", "Give a number after the objective's name."
+            ) from None
+    runs = list({run.resolve(): run for run in options.run}.values())
+    for run in runs:
+        try:
+            print(write_report(run))
+        except UserError:
+            if len(runs) == 1:
+                raise
+            continue  # the comparison names it among those that it leaves out
         if options.markdown and (run / "results.json").is_file():
             print(results_markdown(json.loads((run / "results.json").read_text("utf-8"))))
+    if len(runs) > 1:
+        from rich.console import Console
+
+        comparison = compare(runs, reference)
+        print(write_compared(comparison, options.out or common_parent(runs)))
+        if options.markdown:
+            print(comparison_markdown(comparison))
+        else:
+            Console().print(comparison_table(comparison))
     return 0
 
 
@@ -201,6 +253,8 @@ def _plain(config: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from evomerge.warm_start import resolve_runs
+
     if OmegaConf.is_missing(config.models, "base"):
         raise ConfigError.of(
             "models", "nothing", "a base and sources",
@@ -211,7 +265,9 @@ def _plain(config: Any) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise _explain(error) from error
     out: dict[str, Any] = {str(k): v for k, v in dict(plain).items()}  # type: ignore[arg-type]
-    out["report_tasks"] = out["report_tasks"] or {}
+    for key in ("tasks", "objectives", "constraints", "report_tasks"):
+        out[key] = out[key] or {}
+    out["models"] = resolve_runs(out["models"])
     return out
 
 
@@ -236,11 +292,15 @@ def _hydra_main(arguments: list[str]) -> int:
 
     _register()
     code = 0
+    runs: list[Path] = []
 
     def job(config: DictConfig) -> int:
         nonlocal code
         try:
-            status = _study(_plain(config))
+            plain = _plain(config)
+            plain["run_dir"] = _sweep_dir(plain)
+            status = _study(plain)
+            runs.append(Path(plain["run_dir"]))
         except UserError as error:
             _complain(error)
             status = error.exit_code
@@ -256,7 +316,35 @@ def _hydra_main(arguments: list[str]) -> int:
         command(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error) from error
+    if len(runs) > 1:
+        from evomerge.report import write_comparison
+
+        print(f"{'comparison':16}  {write_comparison(runs)}")
     return code
+
+
+def _sweep_dir(config: dict[str, Any]) -> str:
+    """A run directory for each job of a sweep, from what the job sets besides its seed.
+
+    Keys that may change between a run and its resumption are left out, so that the same sweep
+    with another budget goes on.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from evomerge.config import FREE_KEYS
+
+    node = HydraConfig.get()
+    given = [o.lstrip("+~").split("=", 1) for o in node.overrides.task]
+    if node.mode != RunMode.MULTIRUN or any(key == "run_dir" for key, *_ in given):
+        return str(config["run_dir"])
+    named = [
+        value if key == "optimizer" else f"{key}={value}"
+        for key, value in (pair for pair in given if len(pair) == 2)
+        if key.split(".")[0] not in (*FREE_KEYS, "seed", "experiment")
+    ]
+    label = re.sub(r"[^\w.=,+-]+", "_", ",".join(named))[:150]
+    return str(Path("runs") / config["experiment"] / label / f"seed{config['seed']}")
 
 
 def _split_directory(arguments: list[str]) -> tuple[list[str], Path | None]:

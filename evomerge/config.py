@@ -48,10 +48,46 @@ class Executor:
 
 @dataclass
 class Controls:
-    """What the best merge is compared with besides the sources."""
+    """What the best merge is compared with besides the sources.
+
+    `random_search` draws coefficients from the study's own space, with the budget that the
+    search used; `random_parents` merges random subsets of the sources, until there are no more
+    of them or the budget is used; `greedy_soup` and `selective_merging` add source by source.
+    """
 
     recipes: dict[str, Any] = field(default_factory=dict)
     random_search: bool = False
+    random_parents: bool = False
+    greedy_soup: bool = False
+    selective_merging: bool = False
+
+
+@dataclass
+class WarmStart:
+    """What a study begins with.
+
+    `run` is the run_dir of an earlier study over the same dimensions: with `observations` its
+    candidates are told to the optimiser, with `mean` the search begins at its best candidate.
+    `recipes` are files whose merges are among the first candidates; without `run` the search
+    begins at the first of them.
+    """
+
+    run: str | None = None
+    recipes: list[str] = field(default_factory=list)
+    observations: bool = True
+    mean: bool = True
+
+
+@dataclass
+class Front:
+    """The Pareto front of a study with several objectives.
+
+    `size` is the most candidates of it that are measured on held-out items; `budgets` are
+    numbers of candidates after which the front is recorded, too, for comparisons.
+    """
+
+    size: int = 40
+    budgets: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -83,6 +119,12 @@ class Config:
     space: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] | None = field(default_factory=dict)
+    objectives: dict[str, Any] | None = field(default_factory=dict)
+    scalarize: str | None = None
+    constraints: dict[str, Any] | None = field(default_factory=dict)
+    warm_start: WarmStart = field(default_factory=WarmStart)
+    pool: dict[str, Any] = field(default_factory=dict)
     report_tasks: dict[str, Any] | None = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
@@ -90,9 +132,13 @@ class Config:
     controls: Controls = field(default_factory=Controls)
     budget: Budget = field(default_factory=Budget)
     stop: Stop = field(default_factory=Stop)
+    front: Front = field(default_factory=Front)
     finalists: int = 8
     trust_remote_code: bool = False
 
 
-FREE_KEYS = ("budget", "stop", "executor", "controls", "run_dir", "report_tasks", "finalists")
+FREE_KEYS = (
+    "budget", "stop", "executor", "controls", "run_dir", "report_tasks", "finalists", "front",
+    "pool",
+)  # fmt: skip
 """Keys that may change between a run and its resumption: they change no recorded result."""

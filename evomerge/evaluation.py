@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,20 +48,58 @@ class LazyExecutor:
             self._executor = None
 
 
+class Pipeline:
+    """Keeps an executor's workers busy and hands outcomes back in the order of the jobs.
+
+    No more jobs are handed over than there are workers.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._order: deque[int] = deque()
+        self._waiting: deque[Job] = deque()
+        self._arrived: dict[int, Outcome] = {}
+        self._running = 0
+
+    def __len__(self) -> int:
+        """Jobs whose outcome was not handed back yet."""
+        return len(self._order)
+
+    def add(self, job: Job) -> None:
+        """Queues a job."""
+        self._order.append(job.id)
+        self._waiting.append(job)
+        self._feed()
+
+    def next(self) -> Outcome:
+        """Waits for the outcome of the oldest job.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        if not self._order:
+            raise RuntimeError("next: no job was added")
+        first = self._order.popleft()
+        while first not in self._arrived:
+            outcome = self._executor.next()
+            self._running -= 1
+            self._arrived[outcome.id] = outcome
+            self._feed()
+        return self._arrived.pop(first)
+
+    def _feed(self) -> None:
+        while self._waiting and self._running < self._executor.workers:
+            self._executor.submit(self._waiting.popleft())
+            self._running += 1
+
+
 def in_order(executor: Executor, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """Runs jobs, never more at a time than there are workers; yields in the jobs' order."""
-    waiting = list(jobs)
-    arrived: dict[int, Outcome] = {}
-    running = 0
+    """Runs jobs and yields their outcomes in the jobs' order."""
+    pipeline = Pipeline(executor)
     for job in jobs:
-        while job.id not in arrived:
-            while waiting and running < executor.workers:
-                executor.submit(waiting.pop(0))
-                running += 1
-            outcome = executor.next()
-            running -= 1
-            arrived[outcome.id] = outcome
-        yield arrived.pop(job.id)
+        pipeline.add(job)
+    while len(pipeline):
+        yield pipeline.next()
 
 
 def summary(scores: Sequence[ItemScores]) -> dict[str, dict[str, dict[str, Any]]]:

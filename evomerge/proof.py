@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from evomerge.errors import EvomergeError
 from evomerge.evaluation import Measurer, Splits, Subject
 from evomerge.executors.worker import Request
+from evomerge.finalists import Finalist, choose
+from evomerge.pareto import spread
 from evomerge.progress import Progress
-from evomerge.recipe import Recipe
-from evomerge.search import Search, Trial
-from evomerge.setup import Setup, control_recipes, source_recipes
+from evomerge.search import Search
+from evomerge.setup import Setup, control_recipes, search_requests, source_recipes
+from evomerge.trials import Trial, front
 
 BEST = "best merge"
+
+
+@dataclass(frozen=True)
+class Front:
+    """Candidates of a front, measured on test items.
+
+    Attributes:
+        trials: by candidate number.
+        splits: item scores by candidate number; of those that could be measured.
+        budgets: number of candidates to the front after so many.
+    """
+
+    trials: Mapping[int, Trial]
+    splits: Mapping[int, Splits]
+    budgets: Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -25,16 +44,20 @@ class Proof:
         splits: item scores of each, by its name and then (task, split).
         digests: recipe digest of each.
         searches: the study's own search first.
+        winner: the chosen finalist.
         item_evaluations: used for the proof in this run.
         failed: sources and controls that could not be measured.
+        front: None with one objective.
     """
 
     subjects: Mapping[str, Subject]
     splits: Mapping[str, Splits]
     digests: Mapping[str, str]
     searches: Sequence[Search]
+    winner: Finalist
     item_evaluations: int
     failed: Sequence[str] = field(default_factory=tuple)
+    front: Front | None = None
 
     @property
     def best(self) -> Subject:
@@ -57,91 +80,88 @@ def prove(
         EvomergeError: if no candidate succeeded, or neither the winner nor any source can be
             evaluated.
     """
-    subjects = []
-    for i, search in enumerate(searches):
-        recipe = _winner(setup, search, measurer, progress)
-        if recipe is None and i == 0:
-            reasons = sorted({e["reason"] for e in search.journal.events if e.get("reason")})
-            raise EvomergeError(
-                f"all {search.cost.candidates} candidates failed; the reasons: {reasons[:3]}"
+
+    def measure_all(
+        subjects: Sequence[Subject], requests: Sequence[Request], label: str
+    ) -> dict[str, Splits]:
+        progress.start(label, 0, len(subjects))
+        try:
+            return measurer.measure(
+                subjects, requests, lambda done, total: progress.update(done, total, None, 0)
             )
-        if recipe is not None:
-            role = ("merge", BEST) if i == 0 else ("control", search.name)
-            subjects.append(Subject(role[1], role[0], recipe))
+        finally:
+            progress.stop()
+
+    main = searches[0]
+    winner = choose(main, measure_all)
+    if winner is None:
+        reasons = sorted({e["reason"] for e in main.journal.events if e.get("reason")})
+        raise EvomergeError(
+            f"all {main.cost.candidates} candidates failed; the reasons: {reasons[:3]}"
+        )
+    subjects = [Subject(BEST, "merge", winner.recipe)]
+    for search in searches[1:]:
+        chosen = choose(search, measure_all)
+        if chosen is not None:
+            subjects.append(Subject(search.name, "control", chosen.recipe))
     sources = source_recipes(setup.config)
     subjects += [Subject(name, "source", recipe) for name, recipe in sources.items()]
     controls = control_recipes(setup.config)
     subjects += [Subject(name, "control", recipe) for name, recipe in controls.items()]
-    requests = [Request(setup.task.name, "search", searches[0].indices(0))]
-    requests += [Request(task.name, "test") for task in setup.tasks]
-    splits = _measure(subjects, requests, measurer, progress, "proof on held-out items")
+    requests = [*search_requests(setup), *_test_requests(setup, setup.tasks)]
+    splits = measure_all(subjects, requests, "proof on held-out items")
     for subject in subjects:
         if subject.name not in splits:
-            reason = _reason(searches, subject.name)
+            reason = _reason(main, subject.name)
             progress.say(f"{subject.name} could not be evaluated and is left out: {reason}")
     if BEST not in splits:
-        raise EvomergeError(f"{BEST} could not be evaluated: {_reason(searches, BEST)}")
+        raise EvomergeError(f"{BEST} could not be evaluated: {_reason(main, BEST)}")
     if not any(name in splits for name in sources):
         raise EvomergeError("no source could be evaluated; the journal holds the reasons")
+    found = None
+    if main.goals.pareto:
+        trials, budgets = fronts(main)
+        points = [Subject(f"candidate {i}", "front", t.recipe) for i, t in trials.items()]
+        tests = _test_requests(setup, setup.search_tasks)
+        measured = measure_all(points, tests, "the front on held-out items")
+        numbered = {i: measured[f"candidate {i}"] for i in trials if f"candidate {i}" in measured}
+        found = Front(trials, numbered, budgets)
     return Proof(
         subjects={s.name: s for s in subjects if s.name in splits},
         splits=splits,
         digests={s.name: s.recipe.digest(identities) for s in subjects},
         searches=tuple(searches),
+        winner=winner,
         item_evaluations=measurer.item_evaluations,
         failed=tuple(s.name for s in subjects if s.name not in splits),
+        front=found,
     )
 
 
-def _winner(setup: Setup, search: Search, measurer: Measurer, progress: Progress) -> Recipe | None:
-    """The finalist that is fittest on validation items; a search item may have been lucky."""
-    trials = search.best(setup.config["finalists"])
-    finalists = {f"{search.name} finalist {t.id}": t.recipe for t in trials}
-    mean = search.optimizer.recommend()
-    if mean is not None and trials:
-        finalists[f"{search.name} finalist mean"] = setup.space.decode(mean)
-    if not finalists:
-        return None
-    subjects = [Subject(name, "finalist", recipe) for name, recipe in finalists.items()]
-    request = Request(setup.task.name, "validation", loglik=True)
-    label = f"finalists of {search.name} on validation items"
-    splits = _measure(subjects, [request], measurer, progress, label)
-    values = {name: _value(setup, part) for name, part in splits.items()}
-    if not values:
-        return _first(trials)
-    return finalists[max(values, key=lambda name: values[name])]
+def fronts(search: Search) -> tuple[dict[int, Trial], dict[int, list[int]]]:
+    """The fronts after each budget and at the end: trials by number, numbers by budget."""
+    node = search.setup.config["front"]
+    done = len(search.trials)
+    trials: dict[int, Trial] = {}
+    budgets: dict[int, list[int]] = {}
+    for budget in sorted({*(b for b in node["budgets"] if b < done), done}):
+        found = front(search.trials[:budget])
+        values = np.array([t.fitness.values for t in found if t.fitness is not None])
+        kept = [found[int(i)] for i in spread(values, node["size"])]
+        trials |= {t.id: t for t in kept}
+        budgets[budget] = [t.id for t in kept]
+    return trials, budgets
 
 
-def _measure(
-    subjects: Sequence[Subject],
-    requests: Sequence[Request],
-    measurer: Measurer,
-    progress: Progress,
-    label: str,
-) -> dict[str, Splits]:
-    progress.start(label, 0, len(subjects))
-    try:
-        return measurer.measure(
-            subjects, requests, lambda done, total: progress.update(done, total, None, 0)
-        )
-    finally:
-        progress.stop()
+def _test_requests(setup: Setup, tasks: Sequence[object]) -> list[Request]:
+    return [
+        Request(task.name, "test", loglik=setup.goals.wants_loglik(task.name))
+        for task in setup.tasks
+        if task in tasks
+    ]
 
 
-def _value(setup: Setup, splits: Splits) -> float:
-    """Mean score, and the weighted mean log-likelihood if the task has one."""
-    scores = splits[setup.task.name, "validation"]
-    value = float(scores.scores.mean())
-    if setup.task.loglik_weight:
-        value += setup.task.loglik_weight * float(scores.logliks.mean())
-    return value
-
-
-def _first(trials: Sequence[Trial]) -> Recipe | None:
-    return trials[0].recipe if trials else None
-
-
-def _reason(searches: Sequence[Search], name: str) -> str:
-    events = searches[0].journal.events
+def _reason(search: Search, name: str) -> str:
+    events = search.journal.events
     reasons = [e["reason"] for e in events if e.get("name") == name and e.get("reason")]
     return reasons[-1] if reasons else "no reason was recorded"

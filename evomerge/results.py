@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.estimators.intervals import mean_interval, paired_test
 from evomerge.evaluation import Splits
+from evomerge.front_results import front_results, held_out, objective_values
 from evomerge.journal import read_events, write_atomic
 from evomerge.proof import BEST, Proof
-from evomerge.setup import Setup, model_identities
+from evomerge.setup import Setup, model_identities, optimizer_name
 
 SCHEMA = 1
 
@@ -27,6 +29,12 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
             "scores": _scores(proof.splits[name]),
         }
     search = proof.searches[0]
+    goals = search.goals
+    if goals.count > 1 or len(goals.objectives) > 1:
+        for name, splits in proof.splits.items():
+            if name in models:
+                values = objective_values(goals, held_out(goals, splits))
+                models[name]["objectives"] = {"test": values}
     recorded = read_events(setup.run_dir)[0]
     cost = search.cost
     return {
@@ -34,16 +42,22 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
         "experiment": setup.config["experiment"],
         "seed": setup.seed,
         "objective": setup.task.name,
+        "optimizer": optimizer_name(setup.config),
+        "objectives": [asdict(o) for o in goals.objectives],
+        "constraints": _constraints(proof),
         "best": BEST,
         "splits": {
             t.name: {s: len(t.items(s)) for s in ("search", "validation", "test")}
             for t in setup.tasks
         },
         "models": models,
-        "paired_test": _paired(setup, proof),
+        "paired_test": _paired(setup.task.name, proof),
+        "paired_tests": {task.name: _paired(task.name, proof) for task in setup.search_tasks},
+        **({"front": front_results(proof)} if proof.front else {}),
         "cost": {
             "candidates": cost.candidates,
             "failed": cost.failed,
+            "infeasible": cost.infeasible,
             "item_evaluations": cost.item_evaluations,
             "seconds": round(cost.seconds, 2),
             "overhead_ms_per_candidate": round(1000 * cost.overhead / max(1, cost.candidates), 2),
@@ -103,8 +117,8 @@ def _scores(splits: Splits) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _paired(setup: Setup, proof: Proof) -> dict[str, Any]:
-    key = (setup.task.name, "test")
+def _paired(task: str, proof: Proof) -> dict[str, Any]:
+    key = (task, "test")
     sources = [s.name for s in proof.subjects.values() if s.role == "source"]
     against = max(sources, key=lambda name: float(proof.splits[name][key].scores.mean()))
     test = paired_test(proof.splits[BEST][key].scores, proof.splits[against][key].scores)
@@ -116,3 +130,17 @@ def _paired(setup: Setup, proof: Proof) -> dict[str, Any]:
         "high": test.high,
         "p": test.p,
     }
+
+
+def _constraints(proof: Proof) -> list[dict[str, Any]]:
+    """The constraints with their bounds, and what the chosen merge has on test items."""
+    goals = proof.searches[0].goals
+    measured = held_out(goals, proof.splits[BEST])
+    return [
+        {
+            **asdict(c),
+            "found": (found := measured.values.get((c.task, c.metric))),
+            "satisfied": None if found is None else c.excess(found) <= 0,
+        }
+        for c in goals.constraints
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,70 +12,55 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import CandidateError, JournalError
-from evomerge.evaluation import LazyExecutor, in_order, summary
-from evomerge.executors.worker import Job, Outcome, Request
+from evomerge.evaluation import LazyExecutor, Pipeline, summary
+from evomerge.executors.worker import Job, Outcome
 from evomerge.journal import Journal
+from evomerge.objectives import Goals, measure
 from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
 from evomerge.recipe import Recipe
-from evomerge.seeds import derive
-from evomerge.setup import Setup
+from evomerge.setup import Items, Setup, search_requests
+from evomerge.space import SearchSpace
+from evomerge.trials import Cost, Limits, Trial, best_trials
 from evomerge.types import Fitness, FloatArray, Observation
 
 _LOG = logging.getLogger(__name__)
+_NO_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A candidate with its result; `fitness` and `score` are None if it failed."""
+class Open:
+    """A candidate that was asked for and has no result yet."""
 
     id: int
     genome: FloatArray
     recipe: Recipe
     digest: str
-    fitness: Fitness | None
-    score: float | None
-
-    @property
-    def value(self) -> float:
-        """The fitness to rank by; minus infinity if it failed."""
-        return self.fitness.values[0] if self.fitness else float("-inf")
-
-
-@dataclass
-class Cost:
-    """What a search has used so far; times in seconds."""
-
-    candidates: int = 0
-    failed: int = 0
-    item_evaluations: int = 0
-    seconds: float = 0.0
-    overhead: float = 0.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a search ends; None means never for that reason."""
-
-    candidates: int | None = None
-    item_evaluations: int | None = None
-    seconds: float | None = None
-    score: float | None = None
-    patience: int | None = None
+    items: Items
 
 
 @dataclass
 class Search:
     """Runs one optimiser within limits, continuing from what the journal holds.
 
+    Results are recorded in the order of the candidates, whatever the number of workers. An
+    asynchronous optimiser has `batch` candidates at work at any time and is told of each
+    result before it proposes the next: candidate n depends on the results up to n - batch, so
+    no worker waits for a generation and the journal is the same with any number of workers.
+    Other optimisers are told when a whole generation is complete.
+
     Attributes:
         name: marks this search's events in the journal.
+        space: gives genomes their meaning.
+        goals: objectives, and constraints with bounds that are numbers.
         trials: all candidates so far, in order.
         cost: what they took.
     """
 
     name: str
     setup: Setup
+    space: SearchSpace
+    goals: Goals
     optimizer: Optimizer
     journal: Journal
     executor: LazyExecutor
@@ -82,96 +68,100 @@ class Search:
     limits: Limits
     trials: list[Trial] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
-    _generation: int = 0
-    _bests: list[float] = field(default_factory=list)
+    _open: deque[Open] = field(default_factory=deque)
+    _asked: int = 0
+    _asks: int = 0
+    _untold: list[Trial] = field(default_factory=list)
     _best: Trial | None = None
+    _front: list[tuple[float, ...]] = field(default_factory=list)
+    _told: int = 0
+    _improved: int = 0
     _busy: float = 0.0
+    _mark: float = 0.0
 
     def run(self, progress: Progress) -> None:
         """Replays the journal, then searches until a limit is reached."""
-        pending = self._replay()
-        total = self._total()
-        if pending is not None or not (self._finished() or total == self.cost.candidates):
-            self.executor.get()  # engines start before the clock does
-        progress.start(self.name, self.cost.candidates, total)
+        self._replay()
+        if not self._open and (self._allowed() < 1 or self._finished()):
+            return
+        executor = self.executor.get()  # engines start before the clock does
+        progress.start(self.name, self.cost.candidates, self._total())
+        self._mark = time.perf_counter()
+        pipeline = Pipeline(executor)
+        for candidate in self._open:
+            pipeline.add(self._job(candidate))
         try:
             while True:
-                if pending is None:
-                    if self._finished():
-                        break
-                    pending = self._ask()
-                    if pending is None:
-                        break
-                self._evaluate(pending, progress, total)
-                pending = None
+                for candidate in self._fill():
+                    pipeline.add(self._job(candidate))
+                if not self._open:
+                    break
+                self._take(pipeline.next(), progress)
         finally:
             progress.stop()
 
     def best(self, count: int) -> list[Trial]:
         """The fittest distinct trials, best first; earlier ones first among equals."""
-        found: dict[str, Trial] = {}
-        for trial in sorted(self.trials, key=lambda t: -t.value):
-            if trial.fitness:
-                found.setdefault(trial.digest, trial)
-        return list(found.values())[:count]
+        return best_trials(self.trials, count)
 
-    def indices(self, generation: int) -> tuple[int, ...] | None:
-        """The search items that a generation answers; None stands for all."""
-        count = len(self.setup.task.items("search"))
-        chosen = self.setup.estimator.choose(count, generation, derive(self.setup.seed, "items"))
-        return None if len(chosen) == count else tuple(int(i) for i in chosen)
+    # -- asking ---------------------------------------------------------------------------
 
-    # -- one generation -------------------------------------------------------------------
-
-    def _ask(self) -> dict[str, Any] | None:
+    def _fill(self) -> list[Open]:
+        """Asks for as many candidates as may be at work now."""
+        window = self.optimizer.batch
+        if self.optimizer.asynchronous:
+            room = window - len(self._open)
+        else:
+            room = 0 if self._open else window
+        n = min(room, self._allowed())
+        if n < 1 or self._finished():
+            return []
         begin = time.perf_counter()
-        indices = self.indices(self._generation)
-        n = min(self.optimizer.batch, self._allowed(self._item_count(indices)))
-        if n < 1:
-            return None
+        generation = self._asked // window if self.optimizer.asynchronous else self._asks
+        items = self.setup.items(generation)
         first = _next_id(self.journal)
-        candidates = []
+        asked = []
         for i, genome in enumerate(self.optimizer.ask(n)):
-            digest = self.setup.space.decode(genome).digest(self.identities)
-            candidates.append({"id": first + i, "genome": genome.tolist(), "digest": digest})
-        event = self.journal.append(
+            recipe = self.space.decode(genome)
+            asked.append(Open(first + i, genome, recipe, recipe.digest(self.identities), items))
+        self.journal.append(
             "ask",
             search=self.name,
-            generation=self._generation,
-            items=None if indices is None else list(indices),
-            candidates=candidates,
+            generation=generation,
+            items={task: None if some is None else list(some) for task, some in items.items()},
+            candidates=[
+                {"id": c.id, "genome": c.genome.tolist(), "digest": c.digest} for c in asked
+            ],
         )
+        self._remember(asked)
         self._busy += time.perf_counter() - begin
-        return event
+        return asked
 
-    def _evaluate(self, ask: Mapping[str, Any], progress: Progress, total: int | None) -> None:
-        """Evaluates what a generation still lacks, then tells the optimiser."""
-        have = {t.id for t in self.trials}
-        missing = [c for c in ask["candidates"] if c["id"] not in have]
-        items = ask["items"]
-        indices = None if items is None else tuple(items)
-        request = Request(self.setup.task.name, "search", indices, loglik=True)
-        recipes = {c["id"]: self.setup.space.decode(np.array(c["genome"])) for c in missing}
-        jobs = [Job(c["id"], recipes[c["id"]].to_dict(), (request,)) for c in missing]
-        if jobs:
-            outcomes = in_order(self.executor.get(), jobs)
-            arrived = time.perf_counter()
-            for candidate in missing:
-                outcome = next(outcomes)
-                previous, arrived = arrived, time.perf_counter()
-                result = self._record(candidate, outcome, arrived - previous)
-                self._add_trial(candidate, recipes[candidate["id"]], result)
-                best = self._best.score if self._best else None
-                progress.update(self.cost.candidates, total, best, self.cost.failed)
-                self._busy += time.perf_counter() - arrived
-        begin = time.perf_counter()
-        self._tell([c["id"] for c in ask["candidates"]])
-        self._busy += time.perf_counter() - begin
+    def _remember(self, asked: Sequence[Open]) -> None:
+        self._open.extend(asked)
+        self._asked += len(asked)
+        self._asks += 1
 
-    def _record(
-        self, candidate: Mapping[str, Any], outcome: Outcome, elapsed: float
-    ) -> dict[str, Any]:
-        data: dict[str, Any] = {"search": self.name, "id": candidate["id"]}
+    def _job(self, candidate: Open) -> Job:
+        requests = tuple(search_requests(self.setup, candidate.items))
+        return Job(candidate.id, candidate.recipe.to_dict(), requests)
+
+    # -- results --------------------------------------------------------------------------
+
+    def _take(self, outcome: Outcome, progress: Progress) -> None:
+        arrived = time.perf_counter()
+        candidate = self._open[0]
+        result = self._record(candidate, outcome, arrived - self._mark)
+        self._mark = arrived
+        self._settle(result)
+        best = self._best.values if self._best else {}
+        progress.update(
+            self.cost.candidates, self._total(), next(iter(best.values()), None), self.cost.failed
+        )
+        self._busy += time.perf_counter() - arrived
+
+    def _record(self, candidate: Open, outcome: Outcome, elapsed: float) -> dict[str, Any]:
+        data: dict[str, Any] = {"search": self.name, "id": candidate.id}
         outside = outcome.roundtrip_seconds - outcome.merge_seconds - outcome.answer_seconds
         times = {
             "merge": round(outcome.merge_seconds, 4),
@@ -180,123 +170,155 @@ class Search:
             "overhead": round(max(0.0, outside) + self._busy, 5),
         }
         self._busy = 0.0
-        fitness, reason = None, outcome.reason
-        if outcome.scores is not None:
+        if outcome.scores is None:
+            reason = outcome.reason
+        else:
             try:
-                fitness = self.setup.estimator.estimate(
-                    outcome.scores, [self.setup.task.loglik_weight]
-                )
+                fitness, raw = self._fitness(candidate, outcome)
             except CandidateError as error:
                 reason = str(error)
-        if fitness is None or outcome.scores is None:
-            return self.journal.append(
-                "result", **data, status="failed", reason=reason, seconds=times
-            )
-        parts = summary(outcome.scores)
-        return self.journal.append(
-            "result",
-            **data,
-            status="ok",
-            scores={task: by_split["search"] for task, by_split in parts.items()},
-            fitness=list(fitness.values),
-            stderr=list(fitness.stderr),
-            file=self.journal.write_items(f"candidate-{candidate['id']:06d}", outcome.scores),
-            seconds=times,
-        )
+            else:
+                parts = summary(outcome.scores)
+                limits = {"constraints": list(fitness.constraints)} if fitness.constraints else {}
+                return self.journal.append(
+                    "result",
+                    **data,
+                    status="ok",
+                    scores={task: by_split["search"] for task, by_split in parts.items()},
+                    fitness=list(fitness.values),
+                    stderr=list(fitness.stderr),
+                    **limits,
+                    values=raw,
+                    file=self.journal.write_items(f"candidate-{candidate.id:06d}", outcome.scores),
+                    seconds=times,
+                )
+        return self.journal.append("result", **data, status="failed", reason=reason, seconds=times)
 
-    def _add_trial(
-        self, candidate: Mapping[str, Any], recipe: Recipe, result: Mapping[str, Any]
-    ) -> None:
-        fitness = score = None
+    def _fitness(self, candidate: Open, outcome: Outcome) -> tuple[Fitness, dict[str, float]]:
+        scores = outcome.scores or ()
+        weights = [task.loglik_weight for task in self.setup.search_tasks]
+        estimated = self.setup.estimator.estimate(scores, weights)
+        pairs = zip(estimated.values, estimated.stderr, strict=True)
+        estimates = {part.task: pair for part, pair in zip(scores, pairs, strict=True)}
+        measured = measure(scores, outcome.answer_seconds, self.space.sparsity(candidate.genome))
+        return self.goals.fitness(measured, estimates), self.goals.raw(measured)
+
+    def _settle(self, result: Mapping[str, Any]) -> None:
+        """Closes the oldest open candidate, and tells the optimiser when it is due."""
+        candidate = self._open.popleft()
+        fitness, values = None, {}
         if result["status"] == "ok":
-            fitness = Fitness(tuple(result["fitness"]), tuple(result["stderr"]))
-            mine = result["scores"][self.setup.task.name]
-            score = mine["score"]
+            limits = tuple(result.get("constraints", ()))
+            fitness = Fitness(tuple(result["fitness"]), tuple(result["stderr"]), limits)
+            values = dict(result["values"])
+            self.cost.infeasible += not fitness.feasible
         else:
             self.cost.failed += 1
         # A failed candidate counts as if it had answered, or a budget in items never ends.
-        self.cost.item_evaluations += self._item_count(self.indices(0))
+        self.cost.item_evaluations += self._item_count(candidate.items)
         self.cost.candidates += 1
         self.cost.seconds += result["seconds"]["elapsed"]
         self.cost.overhead += result["seconds"]["overhead"]
-        genome = np.array(candidate["genome"])
-        trial = Trial(candidate["id"], genome, recipe, candidate["digest"], fitness, score)
+        trial = Trial(
+            candidate.id, candidate.genome, candidate.recipe, candidate.digest, fitness, values
+        )
         self.trials.append(trial)
-        if self._best is None or trial.value > self._best.value:
-            self._best = trial
+        self._untold.append(trial)
+        self._note(trial)
+        if self.optimizer.asynchronous or not self._open:
+            self.optimizer.tell([Observation(t.genome, t.fitness) for t in self._untold])
+            self._told += len(self._untold)
+            self._untold.clear()
 
-    def _tell(self, ids: Sequence[int]) -> None:
-        by_id = {t.id: t for t in self.trials}
-        told = [by_id[i] for i in ids]
-        self.optimizer.tell([Observation(t.genome, t.fitness) for t in told])
-        self._bests.append(self._best.value if self._best else float("-inf"))
-        self._generation += 1
+    def _note(self, trial: Trial) -> None:
+        """Remembers when the best, or the front, last changed."""
+        if self._best is None or trial.rank > self._best.rank:
+            self._best = trial
+            if not self.goals.pareto:
+                self._improved = self.cost.candidates
+        if self.goals.pareto and trial.fitness is not None and trial.fitness.feasible:
+            own = trial.fitness.values
+            if any(all(a >= b for a, b in zip(f, own, strict=True)) for f in self._front):
+                return
+            kept = [f for f in self._front if any(a > b for a, b in zip(f, own, strict=True))]
+            self._front = [*kept, own]
+            self._improved = self.cost.candidates
 
     # -- resuming -------------------------------------------------------------------------
 
-    def _replay(self) -> Mapping[str, Any] | None:
-        """Feeds recorded generations to the optimiser; returns one that is not complete."""
-        results = {
-            e["id"]: e
-            for e in self.journal.events
-            if e["event"] == "result" and e["search"] == self.name
-        }
-        for event in self.journal.events:
-            if event["event"] != "ask" or event["search"] != self.name:
+    def _replay(self) -> None:
+        """Feeds what the journal holds to the optimiser; leaves open what has no result."""
+        for event in list(self.journal.events):
+            if event.get("search") != self.name:
                 continue
-            candidates = event["candidates"]
-            genomes = [np.array(c["genome"], dtype=np.float64) for c in candidates]
-            if not self.optimizer.replay(genomes):
-                _LOG.warning(
-                    "%s: generation %d is not proposed to the last bit as recorded (another "
-                    "processor or version?); going on from the recorded one",
-                    self.name, event["generation"],
+            if event["event"] == "ask":
+                self._replay_ask(event)
+            elif event["event"] == "result":
+                self._settle(event)
+
+    def _replay_ask(self, event: Mapping[str, Any]) -> None:
+        genomes = [np.array(c["genome"], dtype=np.float64) for c in event["candidates"]]
+        if not self.optimizer.replay(genomes):
+            _LOG.warning(
+                "%s: generation %d is not proposed to the last bit as recorded (another "
+                "processor or version?); going on from the recorded one",
+                self.name, event["generation"],
+            )  # fmt: skip
+        items = {t: None if some is None else tuple(some) for t, some in event["items"].items()}
+        asked = []
+        for candidate, genome in zip(event["candidates"], genomes, strict=True):
+            recipe = self.space.decode(genome)
+            if recipe.digest(self.identities) != candidate["digest"]:
+                raise JournalError.of(
+                    f"{self.journal.path} candidate {candidate['id']}",
+                    "a genome that now means another merge",
+                    "the sources and the space that the study began with",
+                    "Undo the change, or give this study another run_dir.",
                 )  # fmt: skip
-            for candidate, genome in zip(candidates, genomes, strict=True):
-                recipe = self.setup.space.decode(genome)
-                if recipe.digest(self.identities) != candidate["digest"]:
-                    raise JournalError.of(
-                        f"{self.journal.path} candidate {candidate['id']}",
-                        "a genome that now means another merge",
-                        "the sources and the space that the study began with",
-                        "Undo the change, or give this study another run_dir.",
-                    )  # fmt: skip
-                if candidate["id"] in results:
-                    self._add_trial(candidate, recipe, results[candidate["id"]])
-            ids = [c["id"] for c in candidates]
-            if any(i not in results for i in ids):
-                return event
-            self._tell(ids)
-        return None
+            asked.append(Open(candidate["id"], genome, recipe, candidate["digest"], items))
+        self._remember(asked)
 
     # -- limits ---------------------------------------------------------------------------
 
-    def _item_count(self, indices: tuple[int, ...] | None) -> int:
-        return len(self.setup.task.items("search")) if indices is None else len(indices)
+    def _item_count(self, items: Items) -> int:
+        return sum(
+            len(task.items("search")) if (some := items[task.name]) is None else len(some)
+            for task in self.setup.search_tasks
+        )
 
-    def _allowed(self, items: int) -> int:
+    def _allowed(self) -> int:
         """How many more candidates the budget bears."""
-        allowed = [1 << 30]
+        allowed = [_NO_LIMIT]
+        at_work = len(self._open)
         if self.limits.candidates is not None:
-            allowed.append(self.limits.candidates - self.cost.candidates)
+            allowed.append(self.limits.candidates - self.cost.candidates - at_work)
         if self.limits.item_evaluations is not None:
-            allowed.append((self.limits.item_evaluations - self.cost.item_evaluations) // items)
+            items = self._item_count(self.setup.items(0))
+            left = self.limits.item_evaluations - self.cost.item_evaluations
+            allowed.append(left // items - at_work)
         return min(allowed)
 
     def _finished(self) -> bool:
         if self.limits.seconds is not None and self.cost.seconds >= self.limits.seconds:
             return True
-        score = self._best.score if self._best else None
-        if self.limits.score is not None and score is not None and score >= self.limits.score:
-            return True
+        if self.limits.score is not None and self._best is not None:
+            first = self.goals.objectives[0]
+            value = self._best.values.get(first.name)
+            if value is not None and first.sign * value >= first.sign * self.limits.score:
+                return True
         patience = self.limits.patience
-        if patience is not None and len(self._bests) > patience:
-            return self._bests[-1] <= self._bests[-1 - patience]
+        if patience is not None and self.optimizer.batch:
+            since = self._told - self._improved
+            return since >= patience * self.optimizer.batch
         return False
 
     def _total(self) -> int | None:
-        allowed = self._allowed(self._item_count(self.indices(0)))
-        return None if allowed >= 1 << 29 else self.cost.candidates + allowed
+        allowed = self._allowed()
+        return (
+            None
+            if allowed >= _NO_LIMIT // 2
+            else (self.cost.candidates + len(self._open) + allowed)
+        )
 
 
 def _next_id(journal: Journal) -> int:

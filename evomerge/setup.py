@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,18 @@ from evomerge.domain import Domain
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.executors.base import Executor
 from evomerge.executors.cores import available
-from evomerge.executors.worker import WorkerSpec
+from evomerge.executors.worker import Request, WorkerSpec
+from evomerge.objectives import Goals, read_goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Source
 from evomerge.seeds import derive
 from evomerge.space import SearchSpace
 from evomerge.types import Task
+from evomerge.warm_start import Start, read_start
 
 Config = Mapping[str, Any]
+Items = Mapping[str, tuple[int, ...] | None]
+"""The search items that candidates answer, by task; None stands for all."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,21 @@ class Setup:
         config: the resolved config as plain data.
         merger: holds the open sources.
         space: what may vary.
-        task: the objective.
+        search_tasks: whose search items every candidate answers; the first is `task`.
         report_tasks: measured on test items only, for the report.
         estimator: chooses items and turns scores into fitness.
+        goals: objectives and constraints; bounds that name a model are not measured yet.
+        start: what an earlier study or recipes give this one to begin with.
     """
 
     config: Config
     merger: Merger
     space: SearchSpace
-    task: Task
+    search_tasks: tuple[Task, ...]
     report_tasks: tuple[Task, ...]
     estimator: Any
+    goals: Goals
+    start: Start = field(default_factory=Start)
 
     @property
     def run_dir(self) -> Path:
@@ -60,9 +68,40 @@ class Setup:
         return int(self.config["seed"])
 
     @property
+    def task(self) -> Task:
+        """The first task."""
+        return self.search_tasks[0]
+
+    @property
     def tasks(self) -> tuple[Task, ...]:
-        """The objective and the report's tasks."""
-        return (self.task, *self.report_tasks)
+        """The tasks of the search and the report's."""
+        return (*self.search_tasks, *self.report_tasks)
+
+    @property
+    def domain(self) -> Domain:
+        """What the study's optimiser searches."""
+        begun = self.start.begin(self.space.dimensions)
+        return Domain(
+            begun,
+            self.goals.count,
+            len(self.goals.constraints),
+            (*self.start.anchors, *self.space.anchors()),
+            self.space.sparsity,
+        )
+
+    def items(self, generation: int) -> Items:
+        """The search items that a generation answers."""
+        out: dict[str, tuple[int, ...] | None] = {}
+        for task in self.search_tasks:
+            count = len(task.items("search"))
+            purpose = "items" if task is self.task else f"items {task.name}"
+            chosen = self.estimator.choose(count, generation, derive(self.seed, purpose))
+            out[task.name] = None if len(chosen) == count else tuple(int(i) for i in chosen)
+        return out
+
+    def wants_loglik(self, task: Task) -> bool:
+        """Whether right answers of a task are scored, too."""
+        return bool(task.loglik_weight) or self.goals.wants_loglik(task.name)
 
 
 def make_setup(config: Config) -> Setup:
@@ -73,16 +112,41 @@ def make_setup(config: Config) -> Setup:
     """
     merger = Merger()
     open_models(config, merger)
-    task = make_task(config["task"], "task")
+    search_tasks = tuple(make_task(node, f) for f, node in task_nodes(config).items())
     report_tasks = tuple(
         make_task(node, f"report_tasks.{name}") for name, node in config["report_tasks"].items()
     )
     space = make_space(config, merger)
     estimator = build(config["estimator"], "estimator")
-    setup = Setup(config, merger, space, task, report_tasks, estimator)
+    goals = make_goals(config)
+    setup = Setup(config, merger, space, search_tasks, report_tasks, estimator, goals)
+    setup = replace(setup, start=read_start(config["warm_start"], space, goals))
     make_optimizer(setup, config["optimizer"], "optimizer")
     control_recipes(config)
     return setup
+
+
+def task_nodes(config: Config) -> dict[str, Any]:
+    """The tasks that the search answers: where they stand in the config, and their nodes."""
+    return {"task": config["task"]} | {f"tasks.{k}": v for k, v in config["tasks"].items()}
+
+
+def make_goals(config: Config) -> Goals:
+    """Reads objectives and constraints.
+
+    Raises:
+        ConfigError: naming the key at fault; for tasks that no goal reads, too.
+    """
+    names = [str(node["name"]) for node in task_nodes(config).values()]
+    goals = read_goals(config, names, ["base", *config["models"]["sources"]])
+    unused = [name for name in names if name not in goals.tasks()]
+    if unused:
+        raise ConfigError.of(
+            "objectives", f"no objective or constraint on the task {unused[0]!r}",
+            "each of task and tasks to be read by one",
+            f"Add objectives.NAME={{task: {unused[0]}}}, or move the task to report_tasks.",
+        )  # fmt: skip
+    return goals
 
 
 def open_models(config: Config, merger: Merger) -> None:
@@ -99,6 +163,15 @@ def open_models(config: Config, merger: Merger) -> None:
     base = merger.checkpoint(models["base"], "models.base")
     for name, ref in models["sources"].items():
         check_fit(base, merger.checkpoint(ref, f"models.sources.{name}"))
+
+
+def search_requests(setup: Setup, items: Items | None = None) -> list[Request]:
+    """What a candidate answers in the search; by default as the first generation does."""
+    items = setup.items(0) if items is None else items
+    return [
+        Request(task.name, "search", items[task.name], setup.wants_loglik(task))
+        for task in setup.search_tasks
+    ]
 
 
 def model_identities(setup: Setup) -> dict[str, str]:
@@ -144,15 +217,22 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
     return space
 
 
-def make_optimizer(setup: Setup, node: Any, purpose: str) -> Optimizer:
+def make_optimizer(
+    setup: Setup, node: Any, purpose: str, domain: Domain | None = None
+) -> Optimizer:
     """Builds an optimiser with a generator of its own for each purpose."""
     optimizer: Optimizer = build(
         node,
         "optimizer",
-        domain=Domain(setup.space.dimensions),
+        domain=domain or setup.domain,
         seed=derive(setup.seed, purpose),
     )
     return optimizer
+
+
+def optimizer_name(config: Config) -> str:
+    """The name of the optimiser's file, such as cma_es."""
+    return str(config["optimizer"].get("_target_", "")).split(".")[-2]
 
 
 def source_recipes(config: Config) -> dict[str, Recipe]:
@@ -222,8 +302,8 @@ def _named(field: str) -> Iterator[None]:
 
 def worker_spec(config: Config, plan: Plan) -> WorkerSpec:
     """What each worker needs to start."""
-    tasks = {config["task"]["name"]: config["task"]}
-    tasks.update({node["name"]: node for node in config["report_tasks"].values()})
+    nodes = [*task_nodes(config).values(), *config["report_tasks"].values()]
+    tasks = {node["name"]: node for node in nodes}
     engine = dict(config["engine"])
     if config["trust_remote_code"]:
         engine["args"] = {**engine["args"], "trust_remote_code": True}

@@ -5,32 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
 
 from evomerge.config import FREE_KEYS
+from evomerge.controls import CONTROLS, RANDOM_SEARCH, controls
+from evomerge.domain import Domain
 from evomerge.engines.auto import resolve_engine
-from evomerge.errors import JournalError
-from evomerge.evaluation import LazyExecutor, Measurer
+from evomerge.errors import EvomergeError, JournalError
+from evomerge.evaluation import LazyExecutor, Measurer, Subject
 from evomerge.journal import SCHEMA, Journal, locked, write_atomic
+from evomerge.objectives import Goals, measure
+from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
 from evomerge.proof import Proof, prove
 from evomerge.report import write_report
 from evomerge.results import write_study
-from evomerge.search import Limits, Search
+from evomerge.search import Search
 from evomerge.setup import (
     Setup,
     make_executor,
     make_optimizer,
     model_identities,
+    optimizer_name,
     plan_workers,
+    search_requests,
+    source_recipes,
+    task_nodes,
 )
+from evomerge.soups import SoupSpace
+from evomerge.space import SearchSpace
+from evomerge.trials import Limits
 from evomerge.types import SPLITS, Task
 from evomerge.versions import versions
-
-RANDOM_SEARCH = "random search"
-_RANDOM = {"_target_": "evomerge.optimizers.random.Random"}
 
 
 def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
@@ -64,21 +73,101 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
 
 def _run(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progress) -> Proof:
     identities = model_identities(setup)
-    search = _search(setup, journal, executor, identities, "search")
+    measurer = Measurer(journal, executor, identities, _task_digests(setup))
+    goals = _bounded(setup, measurer, progress)
+    begin = _Begin(setup, goals, journal, executor, identities)
+    search = begin.search()
     search.run(progress)
     searches = [search]
-    if setup.config["controls"]["random_search"]:
-        control = _search(setup, journal, executor, identities, RANDOM_SEARCH, search)
+    for name in controls(setup.config):
+        control = begin.control(name, search)
         control.run(progress)
         searches.append(control)
-    measurer = Measurer(journal, executor, identities, _task_digests(setup))
     return prove(setup, searches, measurer, identities, progress)
+
+
+def _bounded(setup: Setup, measurer: Measurer, progress: Progress) -> Goals:
+    """The goals with numbers for bounds that name a model, measured on the search items."""
+    goals = setup.goals
+    if not goals.models():
+        return goals
+    recipes = source_recipes(setup.config)
+    subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]
+    label = "sources, for the constraints"
+    progress.start(label, 0, len(subjects))
+    try:
+        splits = measurer.measure(
+            subjects, search_requests(setup),
+            lambda done, total: progress.update(done, total, None, 0),
+        )  # fmt: skip
+    finally:
+        progress.stop()
+    missing = [name for name in recipes if name not in splits]
+    if missing:
+        raise EvomergeError(
+            f"{missing[0]} could not be evaluated, and a constraint refers to the sources; "
+            "the journal holds the reason"
+        )
+    values = {name: measure(list(parts.values())).values for name, parts in splits.items()}
+    bounded = goals.bounded(values)
+    for constraint in bounded.constraints:
+        sense = constraint.sense.replace("_", " ")
+        progress.say(f"constraint {constraint.name}: {sense} {constraint.bound:.4g}")
+    return bounded
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """Sets up the study's own search and its controls."""
+
+    setup: Setup
+    goals: Goals
+    journal: Journal
+    executor: LazyExecutor
+    identities: Mapping[str, str]
+
+    def search(self) -> Search:
+        """The study's own search."""
+        setup = self.setup
+        optimizer = make_optimizer(setup, setup.config["optimizer"], "optimizer")
+        if setup.start.observations:
+            optimizer.learn(setup.start.observations)
+        budget, stop = setup.config["budget"], setup.config["stop"]
+        hours = budget["hours"]
+        limits = Limits(
+            budget["candidates"], budget["item_evaluations"],
+            None if hours is None else hours * 3600, stop["score"], stop["patience"],
+        )  # fmt: skip
+        return self._search("search", setup.space, optimizer, limits)
+
+    def control(self, name: str, equal_to: Search) -> Search:
+        """A control with at most the candidates that another search used."""
+        setup = self.setup
+        space: SearchSpace = setup.space
+        domain = Domain(space.dimensions, self.goals.count, len(self.goals.constraints))
+        if name != RANDOM_SEARCH:
+            models = setup.config["models"]
+            space = SoupSpace(models["base"], models["sources"], setup.config["dtype"])
+            domain = replace(domain, dimensions=space.dimensions)
+        node = {"_target_": CONTROLS[name]}
+        optimizer = make_optimizer(setup, node, name, domain)
+        return self._search(name, space, optimizer, Limits(equal_to.cost.candidates))
+
+    def _search(
+        self, name: str, space: SearchSpace, optimizer: Optimizer, limits: Limits
+    ) -> Search:
+        return Search(
+            name, self.setup, space, self.goals, optimizer, self.journal, self.executor,
+            self.identities, limits,
+        )  # fmt: skip
 
 
 def matter(setup: Setup) -> dict[str, Any]:
     """Everything that recorded results depend on, flat; paths count by their content."""
     config = {k: v for k, v in setup.config.items() if k not in FREE_KEYS}
-    models, task = config.pop("models"), config.pop("task")
+    models, nodes = config.pop("models"), task_nodes(config)
+    for key in ("task", "tasks", "warm_start"):
+        config.pop(key)
     identities = model_identities(setup)
     flat = _flatten(config)
     flat["engine.name"] = resolve_engine(config["engine"]["name"])
@@ -87,11 +176,13 @@ def matter(setup: Setup) -> dict[str, Any]:
     flat["models.base"] = identities[models["base"]]
     for name, ref in models["sources"].items():
         flat[f"models.sources.{name}"] = identities[ref]
-    for key, value in _flatten(task).items():
-        if key.split(".")[0] not in SPLITS:
-            flat[f"task.{key}"] = value
-    for split in SPLITS:
-        flat[f"task.{split}"] = _items_digest(setup.task, split)
+    for task, (field, node) in zip(setup.search_tasks, nodes.items(), strict=True):
+        for key, value in _flatten(node).items():
+            if key.split(".")[0] not in SPLITS:
+                flat[f"{field}.{key}"] = value
+        for split in SPLITS:
+            flat[f"{field}.{split}"] = _items_digest(task, split)
+    flat["warm_start"] = setup.start.digest
     return flat
 
 
@@ -125,6 +216,10 @@ def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Pro
             ],
         },
         tasks=[t.name for t in setup.tasks],
+        optimizer=optimizer_name(setup.config),
+        objectives=[asdict(o) for o in setup.goals.objectives],
+        scalarize=setup.goals.scalarize,
+        constraints=[asdict(c) for c in setup.goals.constraints],
         identities={
             name: setup.merger.checkpoint(ref).fingerprint
             for name, ref in {
@@ -147,29 +242,6 @@ def _refuse_changes(journal: Journal, now: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _search(
-    setup: Setup,
-    journal: Journal,
-    executor: LazyExecutor,
-    identities: Mapping[str, str],
-    name: str,
-    equal_to: Search | None = None,
-) -> Search:
-    """The study's own search, or a random one with the budget that another one used."""
-    budget, stop = setup.config["budget"], setup.config["stop"]
-    if equal_to is None:
-        optimizer = make_optimizer(setup, setup.config["optimizer"], "optimizer")
-        hours = budget["hours"]
-        limits = Limits(
-            budget["candidates"], budget["item_evaluations"],
-            None if hours is None else hours * 3600, stop["score"], stop["patience"],
-        )  # fmt: skip
-    else:
-        optimizer = make_optimizer(setup, _RANDOM, name)
-        limits = Limits(candidates=equal_to.cost.candidates)
-    return Search(name, setup, optimizer, journal, executor, identities, limits)
-
-
 def _start(setup: Setup, progress: Progress) -> Any:
     node = setup.config["executor"]
     progress.say(f"starting the {node['name']} executor and its engines")
@@ -178,7 +250,7 @@ def _start(setup: Setup, progress: Progress) -> Any:
 
 def _task_digests(setup: Setup) -> dict[str, str]:
     """Digests of everything that answers and scores depend on, by task name."""
-    nodes = [setup.config["task"], *setup.config["report_tasks"].values()]
+    nodes = [*task_nodes(setup.config).values(), *setup.config["report_tasks"].values()]
     digests = {}
     for task, node in zip(setup.tasks, nodes, strict=True):
         settings = {k: v for k, v in node.items() if k not in SPLITS}

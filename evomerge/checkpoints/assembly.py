@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evomerge import operators
 from evomerge.checkpoints.arguments import Scopes, arguments, check_filters, seed_of
-from evomerge.checkpoints.checking import groups, idle_parameters
+from evomerge.checkpoints.checking import groups, idle_parameters, used_operators
 from evomerge.checkpoints.fit import (
     check_common,
     check_config,
@@ -35,7 +34,7 @@ from evomerge.checkpoints.vocabulary import VocabularyPlan, config_changes, plan
 from evomerge.errors import RecipeError, SourceError
 from evomerge.kernels.masks import MaskKey
 from evomerge.kernels.plans import Combination
-from evomerge.recipe import Recipe
+from evomerge.recipe import Recipe, method_of
 
 _COPY = Combination((1.0,))
 _ENDS = (EMBEDDING, HEAD)
@@ -71,7 +70,8 @@ class _Assembler:
 
     def __init__(self, recipe: Recipe, open_model: Opener) -> None:
         self.recipe = recipe
-        self.operator = operators.get(recipe.method)
+        self.operator, *others = used_operators(recipe)
+        self.operators = {one.name: one for one in (self.operator, *others)}
         self.open = open_model
         self.vocabulary: VocabularyPlan | None = None
         self.indexed: dict[int, frozenset[str]] = {}
@@ -80,6 +80,9 @@ class _Assembler:
     def assemble(self) -> Assembly:
         recipe = self.recipe
         laid = tracks(recipe, self.operator, self.open)
+        for operator in self.operators.values():
+            for stretch in (s for track in laid for s in track.stretches):
+                operator.check(stretch.base is not None, len(stretch.members))
         self.donor, self.donor_key = self._donor()
         members = {
             key_of(m.reference): m.model
@@ -93,7 +96,7 @@ class _Assembler:
             self.vocabulary = self._plan_vocabulary(members)
         config = dict(self.donor.config)
         notes: tuple[str, ...] = tuple(
-            f"{key} has no effect: {recipe.method} has no such parameter."
+            f"{key} has no effect: {', '.join(self.operators)} has no such parameter."
             for key in idle_parameters(recipe)
         )
         lenders = [s.pattern for track in laid for s in track.stretches if s.pattern]
@@ -122,7 +125,7 @@ class _Assembler:
             if name not in covered and name not in parts:
                 parts[name] = self._copy(self.donor, name, self.donor_key)
         names = [*parts, *self.inputs, *(() if any(map(is_head, parts)) else _USUAL_HEADS)]
-        check_filters(groups(recipe), names)
+        check_filters([*groups(recipe), ("merge_method", {"filter": recipe.methods})], names)
         if self.vocabulary is not None:
             config = _changed(config, self.vocabulary.template.config, self.vocabulary)
             notes += self.vocabulary.notes
@@ -309,8 +312,9 @@ class _Assembler:
             stretch.parameters,
             tuple(f"{m.where}.parameters" for m in stretch.members),
         )
+        operator = self.operators[method_of(self.recipe, target)]
         keys: tuple[MaskKey, ...] = ()
-        if self.operator.needs_keys:
+        if operator.needs_keys:
             seed = seed_of(scopes, target, t)
             keys = tuple(MaskKey(seed, one.model.fingerprint, one.name) for one in inputs)
         return Part(
@@ -319,8 +323,8 @@ class _Assembler:
             dtype=out_dtype(self.recipe, template.model, name),
             sources=tuple(inputs),
             base=None if base is None else Input(base.model, name, key_of(base.reference)),
-            operator=self.operator,
-            arguments=arguments(self.operator, scopes, target, [one.name for one in inputs], t),
+            operator=operator,
+            arguments=arguments(operator, scopes, target, [one.name for one in inputs], t),
             keys=keys,
             indexed=indexed,
         )

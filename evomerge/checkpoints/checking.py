@@ -11,7 +11,7 @@ from evomerge.checkpoints.tokenizer_files import check_chat_template
 from evomerge.errors import RecipeError
 from evomerge.operators import Operator
 from evomerge.operators.parameters import Choice, Parameter
-from evomerge.recipe import Recipe, Settings, Source
+from evomerge.recipe import Recipe, Settings, Source, methods_of
 
 
 def check_recipe(recipe: Recipe, strict: bool = False) -> None:
@@ -49,14 +49,32 @@ def check_recipe(recipe: Recipe, strict: bool = False) -> None:
         return
     if recipe.scope is not None:
         _check_scope(recipe)
-    operator = operators.get(recipe.method)
-    for where, settings in _shared_groups(recipe):
-        _check_group(where, settings, operator)
-    for where, sources, outer, base in _lists(recipe):
-        for i, source in enumerate(sources):
-            is_base = source.model == base and operator.takes_base != "never"
-            _check_source(f"{where}[{i}].parameters", source, outer, is_base, operator)
-        _check_shared(where, outer, operator)
+    every = used_operators(recipe)
+    for operator in every:
+        for where, settings in _shared_groups(recipe):
+            _check_group(where, settings, operator)
+        for where, sources, outer, base in _lists(recipe):
+            for i, source in enumerate(sources):
+                is_base = source.model == base and operator.takes_base != "never"
+                _check_source(f"{where}[{i}].parameters", source, outer, is_base, operator)
+            _check_shared(where, outer, operator)
+
+
+def used_operators(recipe: Recipe) -> tuple[Operator, ...]:
+    """The operators of a recipe, that of `method` first.
+
+    Raises:
+        RecipeError: if one does not exist, or they do not all take the same models.
+    """
+    first, *others = (operators.get(name) for name in methods_of(recipe))
+    for other in others:
+        if other.takes_base != first.takes_base:
+            raise RecipeError.of(
+                "merge_method", f"{first.name} (base: {first.takes_base}) and {other.name} "
+                f"(base: {other.takes_base})", "operators that all take a base, or none of them",
+                "Use operators of one kind, or nest one merge in another.",
+            )  # fmt: skip
+    return (first, *others)
 
 
 def _check_pieces(recipe: Recipe) -> None:
@@ -77,17 +95,18 @@ def idle_parameters(recipe: Recipe) -> tuple[str, ...]:
     """Parameters in a recipe that its operator does not have."""
     if recipe.route is not None or recipe.pieces is not None:
         return ()
-    operator = operators.get(recipe.method)
+    known = {key for operator in used_operators(recipe) for key in operator.parameters}
     names = {key: None for _, group in groups(recipe) for key in group}
-    return tuple(k for k in names if k not in operator.parameters and k != "seed")
+    return tuple(k for k in names if k not in known and k != "seed")
 
 
 def _check_own(recipe: Recipe) -> None:
     for key in idle_parameters(recipe):
-        known = operators.get(recipe.method).parameters
+        known = {key for operator in used_operators(recipe) for key in operator.parameters}
+        names = ", ".join(methods_of(recipe))
         raise RecipeError.of(
             f"parameters.{key}", "a parameter that the operator does not have",
-            f"one of {', '.join(sorted(known))} for {recipe.method}", likely(key, known),
+            f"one of {', '.join(sorted(known))} for {names}", likely(key, known),
         )  # fmt: skip
 
 

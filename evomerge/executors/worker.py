@@ -45,7 +45,7 @@ class WorkerSpec:
 class Request:
     """Items to answer: some or (with `indices` None) all of one split of one task.
 
-    With `loglik`, gold answers are scored as well if the task gives them a weight.
+    With `loglik`, right answers are scored as well.
     """
 
     task: str
@@ -148,7 +148,7 @@ class Worker:
         begin = time.perf_counter()
         answers = self._engine.generate(prompts, task.sampling)
         logliks = np.full(len(items), np.nan)
-        if request.loglik and task.loglik_weight:
+        if request.loglik:
             pairs = [(p, item.gold) for p, item in zip(prompts, items, strict=True)]
             logliks = np.asarray(self._engine.loglikelihood(pairs), dtype=np.float64)
             if not np.isfinite(logliks).all():

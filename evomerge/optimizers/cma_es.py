@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from statistics import NormalDist
+from typing import Any, ClassVar
 
 import numpy as np
 
 from evomerge.domain import Domain
-from evomerge.errors import ConfigError
+from evomerge.optimizers import settings
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.optimizers.ranking import losses
-from evomerge.types import FloatArray
+from evomerge.types import Fitness, FloatArray, Observation
 
 
 class CmaEs(Optimizer):
@@ -22,7 +23,31 @@ class CmaEs(Optimizer):
     A failed candidate ranks below every other of its generation; a generation without any
     result is passed over. A generation is the first `population` candidates that were told;
     within it the order of telling makes no difference.
+
+    Restarts (IPOP; Auger & Hansen 2005, "A restart CMA evolution strategy with increasing
+    population size"): a run that meets a stop criterion of `cma` is followed by one with a
+    larger population from a uniform random point. Results that were asked for before a restart
+    and come after it are dropped.
+
+    Elites: the first places of each generation go to the best genomes of the run so far, which
+    are evaluated anew. A genome is worth the mean of all its evaluations, so that a lucky one
+    does not lead for long where items rotate. Elites enter the update as injected solutions
+    (Hansen, arXiv 1110.4181).
+
+    Integers and choices are cells of equal width; neighbouring cells of a choice are taken to
+    be alike though their order means nothing. As in CMA-ES with margin (Hamano et al., arXiv
+    2205.13482) a cell is never left for good: the standard deviation stays so large that a mean
+    in the middle of a cell leaves it with probability 1 / (n population), and the mean stays
+    between the middles of the outermost cells.
+
+    Warm start: the mean begins at the best feasible genome that was learnt. Its standard
+    deviation in each dimension is the root mean square distance from there of the best quarter
+    of the feasible ones (at least two), no less than a tenth of the domain's step and no more
+    than the step. Learnt fitness serves for nothing else, since it may be of other items.
     """
+
+    diagonal: ClassVar[bool] = False
+    """Whether the covariance matrix is kept diagonal."""
 
     def __init__(
         self,
@@ -30,6 +55,9 @@ class CmaEs(Optimizer):
         seed: int,
         population: int | None = None,
         sigma: float = 1.0,
+        restarts: int = 0,
+        growth: float = 2.0,
+        elites: int = 0,
     ) -> None:
         """Starts at the dimensions' `start` with their `step` as standard deviation.
 
@@ -38,36 +66,61 @@ class CmaEs(Optimizer):
             seed: of this optimiser's own generator.
             population: candidates a generation; default 4 + floor(3 ln n).
             sigma: scales all steps. No step is larger than a third of its range.
+            restarts: how often it begins anew at most.
+            growth: factor of the population at a restart.
+            elites: genomes that each generation evaluates anew, at most half of it.
 
         Raises:
-            ConfigError: for a population below 3 or a sigma that is not positive.
+            ConfigError: for a population below 3, a sigma that is not positive, a negative
+                number of restarts, a growth below 1 or too many elites.
         """
         super().__init__(domain, seed)
+        if population is None:
+            population = 4 + math.floor(3 * math.log(len(domain)))
+        self._population = settings.whole("population", population, 3)
+        self._sigma = settings.positive("sigma", sigma)
+        self._restarts = settings.whole("restarts", restarts, 0)
+        self._growth = settings.within("growth", growth, 1, 100)
+        settings.within("elites", settings.whole("elites", elites, 0), 0, population // 2)
+        self._wanted_elites = elites
+        # cma does not run in one dimension: a second, idle coordinate stands in.
+        self._padding = 1 if len(domain) == 1 else 0
+        self._width = domain.high - domain.low + domain.whole
+        self._next = 0
+        self._learnt: list[Observation] = []
+        self._ended: list[tuple[Fitness | None, FloatArray]] = []
+        self._begin(domain.to_unit(domain.start), domain.step / self._width)
+
+    def _begin(self, start: FloatArray, step: FloatArray) -> None:
+        """Starts a run at a point of the unit cube with these standard deviations."""
         import cma
 
-        n = len(self.dimensions)
-        if population is None:
-            population = 4 + math.floor(3 * math.log(n))
-        _check(population, sigma)
-        self._population = population
-        # cma does not run in one dimension: a second, idle coordinate stands in.
-        self._padding = 1 if n == 1 else 0
-        width = self.domain.high - self.domain.low + self.domain.whole
+        deviations = self._least_deviations()
         options: dict[str, Any] = {
             "bounds": [0.0, 1.0],
-            "CMA_stds": self._pad(self.domain.step / width, 0.1).tolist(),
+            "CMA_diagonal": self.diagonal,
+            "CMA_stds": np.maximum(self._pad(step, 0.1), deviations / self._sigma).tolist(),
+            "minstd": deviations.tolist(),
             "popsize": self._population,
             "CMA_mirrors": 0,  # they would need each generation in one ask
             "randn": self._randn,
             "seed": float("nan"),  # leave numpy's global generator alone
+            "signals_filename": "",
             "verbose": -9,
             "verb_log": 0,
         }
-        start = self._pad(self.domain.to_unit(self.domain.start), 0.5)
-        self._cma = cma.CMAEvolutionStrategy(start, sigma, options)
+        self._cma = cma.CMAEvolutionStrategy(self._pad(start, 0.5), self._sigma, options)
+        middle = self._pad(np.where(self.domain.whole, 0.5 / self._width, -np.inf), -np.inf)
+        inverse = self._cma.boundary_handler.inverse  # to coordinates without bounds
+        self._margin = inverse(np.maximum(middle, 0.0)), inverse(np.minimum(1 - middle, 1.0))
+        self._celled = np.isfinite(middle)
+        self._first = self._next
         self._sampled = False
+        self._middle: Fitness | None = None
         self._points: dict[int, FloatArray] = {}
         self._told: list[Told] = []
+        self._records: dict[bytes, _Record] = {}
+        self._elites: list[_Record] = []
 
     @property
     def batch(self) -> int:
@@ -75,32 +128,97 @@ class CmaEs(Optimizer):
         return self._population
 
     def _ask(self, numbers: range) -> list[FloatArray]:
-        self._sampled = True
-        points = self._cma.ask(number=len(numbers))
-        self._points.update(zip(numbers, points, strict=True))
-        return [self._genome(point) for point in points]
+        self._next = numbers.stop
+        places = {number: (number - self._first) % self._population for number in numbers}
+        elites = {n: self._elites[p].point for n, p in places.items() if p < len(self._elites)}
+        fresh = [number for number in numbers if number not in elites]
+        points = self._cma.ask(number=len(fresh)) if fresh else []
+        self._sampled = self._sampled or bool(fresh)
+        self._points.update(elites)
+        self._points.update(zip(fresh, points, strict=True))
+        return [self._genome(self._points[number]) for number in numbers]
 
     def _replace(self, number: int, recorded: FloatArray) -> None:
         self._points[number] = self._pad(self.domain.to_unit(recorded), 0.5)
 
     def _tell(self, told: Sequence[Told]) -> None:
-        self._told.extend(told)
+        self._told.extend(t for t in told if t.number >= self._first)
         while len(self._told) >= self._population:
             generation = sorted(self._told[: self._population], key=lambda t: t.number)
             self._told = self._told[self._population :]
-            points = [self._points.pop(t.number) for t in generation]
-            fitnesses = [t.fitness for t in generation]
-            if any(f is not None for f in fitnesses):
-                if not self._sampled:
-                    self._cma.ask(number=1)  # cma wants an ask between two tells
-                self._cma.tell(points, losses(fitnesses).tolist())
-                self._sampled = False
+            self._update(generation)
+            if self._restarts and self._cma.countiter and self._cma.stop():
+                self._restart()
+
+    def _update(self, generation: Sequence[Told]) -> None:
+        """Moves the distribution towards the best of a generation."""
+        points = [self._points.pop(t.number) for t in generation]
+        fitnesses = [t.fitness for t in generation]
+        if self._wanted_elites:
+            fitnesses = self._average(generation, points)
+        if all(f is None for f in fitnesses):
+            return
+        if not self._sampled:
+            self._cma.ask(number=1)  # cma wants an ask between two tells
+        ranks = losses(fitnesses)
+        self._cma.tell(points, ranks.tolist())
+        clipped = np.clip(self._cma.mean, *self._margin)
+        self._cma.mean = np.where(self._celled, clipped, self._cma.mean)
+        self._middle = fitnesses[np.argsort(ranks, kind="stable")[len(ranks) // 2]]
+        self._sampled = False
+
+    def _average(
+        self, generation: Sequence[Told], points: Sequence[FloatArray]
+    ) -> list[Fitness | None]:
+        """Means of all that is known of each genome of a generation; chooses the elites."""
+        keys = [t.genome.tobytes() for t in generation]
+        for key, told, point in zip(keys, generation, points, strict=True):
+            self._records.setdefault(key, _Record(point)).add(told.fitness)
+        records = [r for r in self._records.values() if r.evaluations]
+        best = np.argsort(losses([r.mean for r in records]), kind="stable")
+        self._elites = [records[i] for i in best[: self._wanted_elites]]
+        return [self._records[key].mean for key in keys]
+
+    def _restart(self) -> None:
+        """Begins anew at a random point with a larger population."""
+        self._ended.append((self._middle, self._mean))
+        self._restarts -= 1
+        self._population = round(self._population * self._growth)
+        self._begin(self.rng.random(len(self.domain)), self.domain.step / self._width)
+
+    def _learn(self, observations: Sequence[Observation]) -> None:
+        self._learnt.extend(observations)
+        feasible = [o for o in self._learnt if o.fitness is not None and o.fitness.feasible]
+        if not feasible:
+            return
+        best = np.argsort(losses([o.fitness for o in feasible]), kind="stable")
+        quarter = best[: max(2, math.ceil(len(feasible) / 4))]
+        points = self.domain.to_unit(np.array([feasible[i].genome for i in quarter]))
+        step = self.domain.step / self._width
+        spread = np.sqrt(np.square(points[1:] - points[0]).mean(0)) if len(points) > 1 else step
+        self._begin(points[0], np.clip(spread, step / 10, step))
 
     def recommend(self) -> FloatArray | None:
-        """The distribution's mean, once it has learnt from a generation."""
-        if self._cma.countiter == 0:
+        """The distribution's mean, once it has learnt from a generation.
+
+        After restarts that of the run whose last generation has the best median.
+        """
+        runs = list(self._ended)
+        if self._cma.countiter > 0:
+            runs.append((self._middle, self._mean))
+        if not runs:
             return None
+        return runs[int(np.argmin(losses([middle for middle, _ in runs])))][1]
+
+    @property
+    def _mean(self) -> FloatArray:
         return self.domain.snap(self._genome(np.asarray(self._cma.result.xfavorite)))
+
+    def _least_deviations(self) -> FloatArray:
+        """0 for reals; for cells what CMA-ES with margin leaves, in units of the cube."""
+        chance = 1 / (len(self.domain) * self._population)
+        cell = 0.5 / NormalDist().inv_cdf(1 - chance / 2)
+        return self._pad(np.where(self.domain.whole, cell / self._width, 0.0), 0.0)
 
     def _randn(self, *shape: int) -> FloatArray:
         return self.rng.standard_normal(shape)
@@ -112,11 +230,27 @@ class CmaEs(Optimizer):
         return self.domain.from_unit(point[: len(self.domain)])
 
 
-def _check(population: Any, sigma: Any) -> None:
-    if not isinstance(population, int) or isinstance(population, bool) or population < 3:
-        raise ConfigError.of(
-            "optimizer.population", repr(population), "an integer of at least 3, or null",
-            "Correct it.",
-        )  # fmt: skip
-    if not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
-        raise ConfigError.of("optimizer.sigma", repr(sigma), "a positive number", "Correct it.")
+class _Record:
+    """Everything known of one genome."""
+
+    def __init__(self, point: FloatArray) -> None:
+        self.point = point
+        self.evaluations: list[Fitness] = []
+
+    def add(self, fitness: Fitness | None) -> None:
+        """Takes an evaluation; a failure says nothing."""
+        if fitness is not None:
+            self.evaluations.append(fitness)
+
+    @property
+    def mean(self) -> Fitness | None:
+        """Mean of all evaluations; None if there is none."""
+        count = len(self.evaluations)
+        if count < 2:
+            return self.evaluations[0] if count else None
+        values, constraints = (
+            np.mean([getattr(f, part) for f in self.evaluations], axis=0).tolist()
+            for part in ("values", "constraints")
+        )
+        errors = np.sqrt(np.square([f.stderr for f in self.evaluations]).sum(0)) / count
+        return Fitness(tuple(values), tuple(errors.tolist()), tuple(constraints))

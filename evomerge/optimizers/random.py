@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.domain import Domain
-from evomerge.errors import ConfigError
+from evomerge.optimizers import settings
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.types import FloatArray
 
@@ -23,11 +23,7 @@ class Random(Optimizer):
             ConfigError: for a batch below 1.
         """
         super().__init__(domain, seed)
-        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-            raise ConfigError.of(
-                "optimizer.batch", repr(batch), "an integer of at least 1", "Correct it."
-            )
-        self._batch = batch
+        self._batch = settings.whole("batch", batch, 1)
 
     @property
     def batch(self) -> int:

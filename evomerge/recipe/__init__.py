@@ -1,7 +1,7 @@
 """What a merge is: operator, sources and parameters, as data.
 
 `Recipe.from_yaml` reads mergekit's files as they are. `to_yaml` writes them, with keys of our
-own (nested merges, `scope`, `route`, `pieces`) only where a recipe uses them.
+own (nested merges, several methods, `scope`, `route`, `pieces`) only where a recipe uses them.
 """
 
 from evomerge.recipe.data import (
@@ -23,7 +23,7 @@ from evomerge.recipe.data import (
     TokenRule,
     Value,
 )
-from evomerge.recipe.settings import cases, resolve, values
+from evomerge.recipe.settings import cases, method_of, methods_of, resolve, values
 
 __all__ = [
     "DTYPES",
@@ -44,6 +44,8 @@ __all__ = [
     "Tokenizer",
     "Value",
     "cases",
+    "method_of",
+    "methods_of",
     "resolve",
     "values",
 ]

@@ -176,6 +176,9 @@ class Recipe:
         scope: merge a part of the model only.
         route: blocks in any order.
         pieces: intervals of the flattened parameters, over `sources`.
+        methods: operators of tensors that `method` is not for: the value of the first case
+            whose filter is a part of the tensor's name. All operators of a recipe take the same
+            models; each knows its own parameters and passes over the others'.
     """
 
     method: str
@@ -190,6 +193,7 @@ class Recipe:
     scope: Scope | None = None
     route: Route | None = None
     pieces: Pieces | None = None
+    methods: tuple[Case, ...] = ()
 
     def models(self) -> tuple[str, ...]:
         """Every model that the recipe reads, the base first, without repeats.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from evomerge.errors import RecipeError
 from evomerge.recipe.data import (
     READINGS,
+    Case,
     Module,
     Pieces,
     Recipe,
@@ -100,9 +101,13 @@ def _read_recipe(data: Any, place: Place) -> Recipe:
     def read_own_pieces(data: Any, at: Place) -> Pieces:
         return read_pieces(data, at, len(sources))
 
+    def read_own_route(data: Any, at: Place) -> Route:
+        return _read_route(data, at, "base_model" in keys)
+
     sources: tuple[Source, ...] = read("models", _read_sources, ())
+    method, methods = _read_methods(keys, place)
     return Recipe(
-        method=_read_method(keys, place),
+        method=method,
         sources=sources,
         base=read("base_model", _read_model, None),
         parameters=read("parameters", read_settings, {}),
@@ -112,9 +117,39 @@ def _read_recipe(data: Any, place: Place) -> Recipe:
         tokenizer=_read_vocabulary(keys, place),
         chat_template=read("chat_template", _read_template, None),
         scope=read("scope", read_scope, None),
-        route=read("route", _read_route, None),
+        route=read("route", read_own_route, None),
         pieces=read("pieces", read_own_pieces, None),
+        methods=methods,
     )
+
+
+def _read_methods(keys: Mapping[str, Any], place: Place) -> tuple[str, tuple[Case, ...]]:
+    """The operator of most tensors, and cases for the others."""
+    data = keys.get("merge_method")
+    if not isinstance(data, list | tuple):
+        return _read_method(keys, place), ()
+    place = place.key("merge_method")
+    for key in ("route", "pieces"):
+        if key in keys:
+            raise place.error("a list of operators", f"one operator beside {key}")
+    form = "{filter: <part of tensor names>, value: <operator>}"
+    entries = read_list(data, place, "case")
+    found = []
+    for i, entry in enumerate(entries):
+        at = place.item(i)
+        case = given(read_mapping(entry, at, ("filter", "value"), form))
+        pattern = case.get("filter")
+        if pattern is not None:
+            pattern = read_text(pattern, at.key("filter"), "a part of tensor names, in quotes")
+        if (pattern in (None, "*")) != (i == len(entries) - 1):
+            raise at.key("filter").error(
+                shown(pattern), "a filter in every case but the last, which is for all the rest"
+            )
+        name = read_text(case.get("value"), at.key("value"), "the name of an operator")
+        if name == "pieces":
+            raise at.key("value").error(shown(name), "an operator; pieces stand alone")
+        found.append(Case(pattern, name))
+    return str(found[-1].value), tuple(found[:-1])
 
 
 def _read_method(keys: Mapping[str, Any], place: Place) -> str:
@@ -228,13 +263,13 @@ def _read_template(data: Any, place: Place) -> str:
     return read_text(data, place, "auto or a Jinja template")
 
 
-def _read_route(data: Any, place: Place) -> Route:
+def _read_route(data: Any, place: Place, has_base: bool) -> Route:
     keys = given(read_mapping(data, place, ("scale", "depth", "slots"), "{slots: [...]}"))
     at = place.key("slots")
     entries = read_list(keys.get("slots"), at, "slot")
     slots = tuple(_read_slot(entry, at.item(i)) for i, entry in enumerate(entries))
-    if all(slot.model is None for slot in slots):
-        raise at.error("identities only", "at least one block of a model")
+    if all(slot.model is None for slot in slots) and not has_base:
+        raise at.error("identities only", "at least one block of a model, or a base_model")
     reading = keys.get("scale", READINGS[0])
     if reading not in READINGS:
         raise place.key("scale").error(shown(reading), f"one of {', '.join(READINGS)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evomerge.recipe.data import Case, Scalar, Setting, Value
+from evomerge.recipe.data import Case, Recipe, Scalar, Setting, Value
 from evomerge.recipe.fields import Place, read_mapping, read_scalar, shown
 
 
@@ -29,6 +29,17 @@ def resolve(setting: Setting, tensor: str, t: float = 0.0) -> Scalar | None:
             value = case.value
             return _at(value, t) if isinstance(value, tuple) else value
     return None
+
+
+def method_of(recipe: Recipe, tensor: str) -> str:
+    """Name of the operator that makes one tensor."""
+    chosen = resolve(recipe.methods, tensor)
+    return recipe.method if chosen is None else str(chosen)
+
+
+def methods_of(recipe: Recipe) -> tuple[str, ...]:
+    """Names of all operators of a recipe, `method` first, without repeats."""
+    return tuple(dict.fromkeys((recipe.method, *(str(c.value) for c in recipe.methods))))
 
 
 def cases(setting: Setting) -> tuple[Case, ...]:

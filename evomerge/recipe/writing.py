@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from evomerge.recipe.data import Module, Recipe, Route, Slice, Slot, Source
+from evomerge.recipe.data import Case, Module, Recipe, Route, Slice, Slot, Source
 from evomerge.recipe.references import plain_tokenizer
 from evomerge.recipe.settings import plain_settings
 
@@ -24,6 +24,9 @@ def plain_recipe(recipe: Recipe, names: _Names | None = None) -> dict[str, Any]:
     """
     names = names or {}
     out: dict[str, Any] = {"merge_method": recipe.method}
+    if recipe.methods:
+        listed = (*recipe.methods, Case(None, recipe.method))
+        out = plain_settings({"merge_method": listed})
     if recipe.base:
         out["base_model"] = _model(recipe.base, names)
     if recipe.sources or not (recipe.slices or recipe.modules or recipe.route):

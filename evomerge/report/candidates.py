@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.report.reading import Json, count, mapping, number
@@ -27,6 +27,8 @@ class CandidateRecord:
         reason: why it failed.
         digest: the digest of its recipe.
         genome: its genome, as journalled.
+        values: what it has of each objective, in the objective's own unit.
+        constraints: one value a constraint, satisfied at 0 or below.
     """
 
     id: int
@@ -39,6 +41,18 @@ class CandidateRecord:
     reason: str = ""
     digest: str = ""
     genome: tuple[Any, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    constraints: tuple[float, ...] = ()
+
+    @property
+    def violation(self) -> float:
+        """Sum of what the constraints exceed 0 by."""
+        return sum(max(0.0, value) for value in self.constraints)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it breaks no constraint."""
+        return self.violation == 0.0
 
 
 def candidate_records(events: Sequence[Json]) -> list[CandidateRecord]:
@@ -74,10 +88,15 @@ def by_search(records: Sequence[CandidateRecord]) -> dict[str, list[CandidateRec
 
 
 def best_so_far(records: Sequence[CandidateRecord]) -> list[tuple[int, float]]:
-    """The steps of the best plain score: (id, score) of each candidate that raised it."""
+    """The steps of the best plain score: (id, score) of each candidate that raised it.
+
+    Candidates that break a constraint raise nothing.
+    """
     steps: list[tuple[int, float]] = []
     for record in records:
-        if record.score is not None and (not steps or record.score > steps[-1][1]):
+        if record.score is None or not record.feasible:
+            continue
+        if not steps or record.score > steps[-1][1]:
             steps.append((record.id, record.score))
     return steps
 
@@ -126,7 +145,8 @@ def thin(records: Sequence[CandidateRecord], most: int) -> list[CandidateRecord]
 def find_best(records: Sequence[CandidateRecord], digest: str = "") -> CandidateRecord | None:
     """The candidate with the recipe `digest`; without one, the best by fitness so far.
 
-    With several objectives, which have no single best, the plain score decides.
+    With several objectives, which have no single best, the plain score decides. A candidate
+    that keeps the constraints goes before all that break one.
     """
     if digest:
         return next((r for r in records if r.digest == digest and r.genome), None)
@@ -134,8 +154,9 @@ def find_best(records: Sequence[CandidateRecord], digest: str = "") -> Candidate
     return max(scored, key=_merit, default=None)
 
 
-def _merit(record: CandidateRecord) -> float:
-    return record.fitness[0] if len(record.fitness) == 1 else record.score or 0.0
+def _merit(record: CandidateRecord) -> tuple[float, float]:
+    value = record.fitness[0] if len(record.fitness) == 1 else record.score or 0.0
+    return -record.violation, value
 
 
 def _objects(value: object) -> list[Json]:
@@ -150,7 +171,7 @@ def _record(
     items = [v for s in scores if (v := count(s.get("items"))) is not None]
     status = str(result.get("status", PENDING))
     genome, told = asked.get("genome"), result.get("fitness")
-    fitness = [number(value) for value in told] if isinstance(told, list) else []
+    fitness, constraints = _numbers(told), _numbers(result.get("constraints"))
     return CandidateRecord(
         id=key,
         search=str(result.get("search", search)),
@@ -158,10 +179,17 @@ def _record(
         status=status,
         score=sum(values) / len(values) if values and status == OK else None,
         items=sum(items) if items else None,
-        fitness=tuple(value for value in fitness if value is not None),
+        fitness=fitness,
         reason=" ".join(str(result.get("reason") or "no reason given").split())[:300]
         if status == FAILED
         else "",
         digest=str(asked.get("digest", "")),
         genome=tuple(genome) if isinstance(genome, list) else (),
+        values=mapping(result.get("values")),
+        constraints=constraints,
     )
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    found = map(number, value) if isinstance(value, list) else ()
+    return tuple(one for one in found if one is not None)

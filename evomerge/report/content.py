@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from evomerge.recipe import Recipe
 from evomerge.report import figures
 from evomerge.report.candidates import (
     FAILED,
+    OK,
     PENDING,
     CandidateRecord,
     best_so_far,
@@ -23,7 +25,11 @@ from evomerge.report.candidates import (
     thin,
 )
 from evomerge.report.coefficients import Grid, genome_of, read_genome
+from evomerge.report.front import Front, make_front
+from evomerge.report.front_figures import front_charts, keys
+from evomerge.report.marks import Key
 from evomerge.report.numbers import duration, percent, whole
+from evomerge.report.objectives import Constraint, read_constraints, read_objectives
 from evomerge.report.reading import Json, RunFiles, count, mapping, number
 from evomerge.report.rows import Row, task_names, task_rows
 from evomerge.report.verdict import Verdict, progress, verdict
@@ -90,6 +96,14 @@ class Content:
     config: str
     not_measured: list[str]
     charts: dict[str, Any]
+    front: Front | None = None
+    front_keys: list[Key] = field(default_factory=list)
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def pair_charts(self) -> list[str]:
+        """The ids of the charts of two objectives each."""
+        return [name for name in self.charts if re.fullmatch(r"front-\d+-\d+", name)]
 
 
 def prepare(run: RunFiles) -> Content:
@@ -111,6 +125,11 @@ def prepare(run: RunFiles) -> Content:
     if history.scored or history.failed:
         charts["history"] = figures.history_chart(drawn, steps, [best_stair(r) for r in controls])
     charts |= {f"grid-{place}": figures.heat_map(grid) for place, grid in enumerate(grids, 1)}
+    objectives = read_objectives(results, study)
+    told = [r.constraints for r in records if r.status == OK]
+    constraints = read_constraints(results, study, told)
+    front = make_front(objectives, results, [records, *controls])
+    charts |= front_charts(front, constraints) if front else {}
     experiment = str(results.get("experiment") or study.get("experiment") or "study")
     seed = _seed(results, study)
     return Content(
@@ -131,6 +150,9 @@ def prepare(run: RunFiles) -> Content:
         config=run.config,
         not_measured=[str(name) for name in results.get("not_measured") or []],
         charts=charts,
+        front=front,
+        front_keys=keys(front) if front else [],
+        constraints=constraints,
     )
 
 

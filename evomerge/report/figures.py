@@ -64,6 +64,10 @@ def theme(mode: str) -> Spec:
         "style": {
             "cell": {"color": text, "fontSize": 11},
             "cell-strong": {"color": "#ffffff" if light else "#10151b", "fontSize": 11},
+            "axis-text": {"color": muted, "fontSize": 12},
+            "axis-name": {"color": text, "fontSize": 12, "fontWeight": 600},
+            "axis-line": {"color": muted, "strokeWidth": 1},
+            "label": {"color": text, "fontSize": 11.5},
         },
         "range": {"diverging": DIVERGING[mode], "ramp": RAMP[mode]},
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 NONE = "\N{EN DASH}"
 
 
@@ -62,3 +64,45 @@ def duration(seconds: float | None) -> str:
 def coefficient(value: float | None) -> str:
     """A merge parameter with three decimals: "-0.125"."""
     return NONE if value is None else f"{value:.3f}"
+
+
+UNITS = {"loglik": "nats a token", "tokens": "tokens", "seconds": "s"}
+"""The units of what a search may optimise; the other metrics are shares."""
+
+
+def amount(metric: str, value: float | None, unit: bool = True) -> str:
+    """A value of a metric in its own unit: "62.5%", "41.2 tokens", "0.52 s", "-1.234 nats a token".
+
+    Args:
+        metric: score, loglik, tokens, seconds or sparsity.
+        value: in the metric's unit; shares in [0, 1].
+        unit: whether the unit is written; the sign of a percentage always is.
+    """
+    if value is None:
+        return NONE
+    if metric not in UNITS:
+        return percent(value)
+    text = f"{value:.3f}" if metric == "loglik" else _significant(value)
+    return f"{text} {UNITS[metric]}" if unit else text
+
+
+def amount_interval(metric: str, low: float | None, high: float | None) -> str:
+    """The interval of a value in its metric's unit, without naming the unit: "[38.2, 44.1]"."""
+    if low is None or high is None:
+        return NONE
+    return f"[{amount(metric, low, unit=False)}, {amount(metric, high, unit=False)}]"
+
+
+def indicator(value: float | None) -> str:
+    """A quality indicator or a violation with four decimals: "0.4213"."""
+    return NONE if value is None else f"{value:.4f}"
+
+
+def _significant(value: float) -> str:
+    """Four significant digits, never an exponent: "0.05213", "41.25", "12,345"."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    decimals = max(1, min(8, 3 - math.floor(math.log10(abs(value)))))
+    return f"{value:.{decimals}f}"

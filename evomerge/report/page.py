@@ -41,6 +41,11 @@ def write_report(run_dir: Path) -> Path:
 
 def render_page(content: Content) -> str:
     """The page as text; every text of `content` is escaped."""
+    return render("page.html.j2", content, content.charts)
+
+
+def render(template: str, content: Any, charts: dict[str, Any]) -> str:
+    """A page from a template of the assets, with its charts, escaped and self-contained."""
     import jinja2
     from markupsafe import Markup
 
@@ -56,8 +61,8 @@ def render_page(content: Content) -> str:
     environment.globals["fmt"] = numbers
     environment.filters["script_json"] = lambda value: Markup(script_json(value))
     style, code = _asset("page.css"), _asset("page.js")
-    scripts = [_bundle(), code] if content.charts else [code]
-    return environment.get_template("page.html.j2").render(
+    scripts = [_bundle(), code] if charts else [code]
+    return environment.get_template(template).render(
         content=content,
         policy=policy(scripts, style),
         style=Markup(style),

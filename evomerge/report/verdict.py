@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evomerge.report.candidates import FAILED, OK, CandidateRecord, best_so_far
+from evomerge.report.front_verdict import constraint_sentences, front_verdict
 from evomerge.report.numbers import interval, p_value, percent, points, points_interval, whole
+from evomerge.report.objectives import read_constraints, read_objectives
 from evomerge.report.reading import Json, mapping, number
 from evomerge.report.rows import Row, task_names, task_rows
+from evomerge.report.words import listed
 
 SIGNIFICANCE = 0.05
 """The p-value from which on a difference is called not significant."""
@@ -33,6 +36,9 @@ class Verdict:
 
 def verdict(results: Json) -> Verdict:
     """Judges a finished study from its `results.json`."""
+    objectives = read_objectives(results, {})
+    if len(objectives) > 1 or any(o.metric != "score" or o.minimised for o in objectives):
+        return Verdict(*front_verdict(results, objectives))
     name = str(results.get("best", ""))
     tables = {task: task_rows(results, task) for task in task_names(results)}
     objective = next(iter(tables.values()), [])
@@ -46,8 +52,9 @@ def verdict(results: Json) -> Verdict:
     sentences = [comparison, *(_optimism(row) for row in measured if row.optimism is not None)]
     if (sentence := _beaten(objective)) is not None:
         sentences.append(sentence)
+    sentences += constraint_sentences(read_constraints(results, {}))
     if measured[1:]:
-        others = _listed([f"{percent(row.test.value)} on {row.task}" for row in measured[1:]])
+        others = listed([f"{percent(row.test.value)} on {row.task}" for row in measured[1:]])
         sentences.append(f"On tasks that the search did not use, it scores {others}.")
     return Verdict(kind, badge, headline, tuple(sentences))
 
@@ -132,11 +139,5 @@ def _beaten(rows: Sequence[Row]) -> str | None:
     above = [r for r in rows if r.test.value is not None and r.test.value > chosen]
     if not above:
         return None
-    names = _listed([f"“{r.name}” ({percent(r.test.value)})" for r in above])
+    names = listed([f"“{r.name}” ({percent(r.test.value)})" for r in above])
     return f"Held-out scores above that of the chosen merge: {names}."
-
-
-def _listed(parts: Sequence[str]) -> str:
-    if len(parts) < 2:
-        return "".join(parts)
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"

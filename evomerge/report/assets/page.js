@@ -55,6 +55,38 @@
     });
   }
 
+  function cellValue(row, column) {
+    const cell = row.cells[column];
+    const text = cell.dataset.value ?? cell.textContent.trim();
+    const number = text === "" ? NaN : Number(text);
+    return { text, number };
+  }
+
+  function sortBy(table, column, heading) {
+    const down = heading.getAttribute("aria-sort") === "ascending";
+    const body = table.tBodies[0];
+    const rows = [...body.rows].map((row) => ({ row, ...cellValue(row, column) }));
+    rows.sort((a, b) => {
+      if (a.text === "" || b.text === "") return (a.text === "") - (b.text === "");
+      const order = Number.isNaN(a.number) || Number.isNaN(b.number)
+        ? a.text.localeCompare(b.text, undefined, { numeric: true }) : a.number - b.number;
+      return down ? -order : order;
+    });
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+    body.append(...rows.map(({ row }) => row));
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((heading, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      button.addEventListener("click", () => sortBy(table, column, heading));
+      heading.append(button);
+    });
+  }
+
   if (window.vegaEmbed) {
     drawAll();
     dark.addEventListener("change", drawAll);

@@ -1,0 +1,127 @@
+"""The choice of a search's winner: its best candidates again, on validation items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.evaluation import Splits, Subject
+from evomerge.executors.worker import Request
+from evomerge.objectives import measure
+from evomerge.pareto import preference
+from evomerge.recipe import Recipe
+from evomerge.search import Search
+from evomerge.trials import Trial, front
+from evomerge.types import Fitness, FloatArray
+
+Measure = Callable[[Sequence[Subject], Sequence[Request], str], dict[str, Splits]]
+"""Measures subjects on requests under a label for the progress."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A merge that may be chosen.
+
+    Attributes:
+        name: in the journal.
+        recipe: the merge.
+        genome: where it came from.
+        seconds: an item, as measured in the search; None if it was never run.
+        fitness: of the search; None if it was never run.
+        digest: of the recipe.
+    """
+
+    name: str
+    recipe: Recipe
+    genome: FloatArray
+    digest: str
+    seconds: float | None = None
+    fitness: Fitness | None = None
+
+
+def choose(search: Search, measure_all: Measure) -> Finalist | None:
+    """The finalist that is best on validation items; a search item may have been lucky.
+
+    Feasible ones come first. With several objectives the best is the one whose largest weighted
+    shortfall from the best value of each objective is smallest (`pareto.preference`).
+
+    Returns:
+        None if no candidate succeeded.
+    """
+    finalists = _finalists(search)
+    if not finalists:
+        return None
+    requests = [
+        Request(task.name, "validation", loglik=search.setup.wants_loglik(task))
+        for task in search.setup.search_tasks
+    ]
+    subjects = [Subject(f.name, "finalist", f.recipe) for f in finalists]
+    label = f"finalists of {search.name} on validation items"
+    splits = measure_all(subjects, requests, label)
+    fitness = {f.name: _fitness(search, f, splits[f.name]) for f in finalists if f.name in splits}
+    measured = [f for f in finalists if f.name in fitness]
+    if not measured:
+        return finalists[0]
+    return measured[_first(search, [fitness[f.name] for f in measured])]
+
+
+def _finalists(search: Search) -> list[Finalist]:
+    """Search's best trials, and its optimiser's recommendation."""
+    count = search.setup.config["finalists"]
+    trials = _ranked(search)[:count] if search.goals.pareto else search.best(count)
+    seconds = next((o.name for o in search.goals.objectives if o.metric == "seconds"), "")
+    found = [
+        Finalist(
+            f"{search.name} finalist {t.id}", t.recipe, t.genome, t.digest,
+            t.values.get(seconds), t.fitness,
+        )
+        for t in trials
+    ]  # fmt: skip
+    mean = search.optimizer.recommend()
+    if mean is not None and found and not seconds:
+        recipe = search.space.decode(mean)
+        digest = recipe.digest(search.identities)
+        found.append(Finalist(f"{search.name} finalist mean", recipe, mean, digest))
+    return found
+
+
+def _ranked(search: Search) -> list[Trial]:
+    """The front, the preferred ones first."""
+    trials = front(search.trials)
+    if not trials:
+        return []
+    values = np.array([t.fitness.values for t in trials if t.fitness is not None])
+    order = np.argsort(-preference(values, weights(search)), kind="stable")
+    return [trials[int(i)] for i in order]
+
+
+def weights(search: Search) -> FloatArray:
+    """The objectives' weights, an array."""
+    return np.array([o.weight for o in search.goals.objectives])
+
+
+def _fitness(search: Search, finalist: Finalist, splits: Splits) -> Fitness:
+    tasks = search.setup.search_tasks
+    parts = [splits[task.name, "validation"] for task in tasks]
+    estimated = search.setup.estimator.estimate(parts, [task.loglik_weight for task in tasks])
+    pairs = zip(estimated.values, estimated.stderr, strict=True)
+    estimates: Mapping[str, tuple[float, float]] = {
+        part.task: pair for part, pair in zip(parts, pairs, strict=True)
+    }
+    items = sum(len(part) for part in parts)
+    seconds = None if finalist.seconds is None else finalist.seconds * items
+    measured = measure(parts, seconds, search.space.sparsity(finalist.genome))
+    return search.goals.fitness(measured, estimates)
+
+
+def _first(search: Search, found: Sequence[Fitness]) -> int:
+    """Index of the best fitness; the first among equals."""
+    feasible = [i for i, f in enumerate(found) if f.feasible]
+    if not feasible:
+        return int(np.argmin([f.violation for f in found]))
+    values = np.array([found[i].values for i in feasible])
+    if not search.goals.pareto:
+        return feasible[int(values[:, 0].argmax())]
+    return feasible[int(preference(values, weights(search)).argmax())]

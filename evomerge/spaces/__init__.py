@@ -1,0 +1,1 @@
+"""Search spaces: what may vary in a merge, one kind of space a file."""

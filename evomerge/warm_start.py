@@ -1,0 +1,201 @@
+"""Stages: what an earlier study, or recipes, give a study to begin with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.domain import Dimension
+from evomerge.errors import ConfigError, UserError
+from evomerge.journal import JOURNAL, read_events
+from evomerge.objectives import Goals
+from evomerge.recipe import Recipe
+from evomerge.space import SearchSpace
+from evomerge.types import Fitness, FloatArray, Observation
+
+MODEL = Path("best") / "model"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a study begins with.
+
+    Attributes:
+        observations: told to the optimiser before it proposes anything.
+        mean: where the search begins, instead of the space's own start.
+        anchors: genomes that are tried first by optimisers that use anchors.
+        said: a sentence about it for the user.
+    """
+
+    observations: tuple[Observation, ...] = ()
+    mean: FloatArray | None = None
+    anchors: tuple[FloatArray, ...] = ()
+    said: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of everything but the sentence; empty if there is nothing."""
+        if not self.observations and self.mean is None and not self.anchors:
+            return ""
+        sha = hashlib.sha256()
+        for o in self.observations:
+            fitness = None if o.fitness is None else (o.fitness.values, o.fitness.constraints)
+            sha.update(repr((o.genome.tolist(), fitness)).encode())
+        mean = None if self.mean is None else self.mean.tolist()
+        sha.update(repr((mean, [g.tolist() for g in self.anchors])).encode())
+        return sha.hexdigest()[:16]
+
+    def begin(self, dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+        """The dimensions with the mean as their start."""
+        if self.mean is None:
+            return tuple(dimensions)
+        return tuple(
+            replace(d, start=float(value)) for d, value in zip(dimensions, self.mean, strict=True)
+        )
+
+
+def read_start(node: Mapping[str, Any], space: SearchSpace, goals: Goals) -> Start:
+    """Reads what the config's `warm_start` names.
+
+    Raises:
+        ConfigError: for a run over other dimensions or with other objectives, and for recipes
+            that the space cannot say.
+        JournalError: for a directory that is no study's.
+    """
+    start = Start()
+    if node["run"] is not None:
+        start = _from_run(Path(node["run"]), node, space, goals)
+    recipes = [_genome(Path(path), space) for path in node["recipes"]]
+    if not recipes:
+        return start
+    first = recipes[0] if node["mean"] else None
+    return replace(
+        start,
+        mean=first if start.mean is None else start.mean,
+        anchors=(*start.anchors, *recipes),
+        said=f"{start.said} {len(recipes)} recipes are among the first candidates".strip(),
+    )
+
+
+def resolve_runs(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Lets a study's run_dir stand for the merge that it chose, as the base or a source.
+
+    Raises:
+        ConfigError: for a study that has not chosen yet.
+    """
+    fields = {"models.base": models["base"]}
+    fields |= {f"models.sources.{name}": ref for name, ref in models["sources"].items()}
+    resolved = {}
+    for field, ref in fields.items():
+        if isinstance(ref, str) and (Path(ref) / JOURNAL).is_file():
+            if not (Path(ref) / MODEL).is_dir():
+                raise ConfigError.of(
+                    field, f"{ref}, a study without a result", "a study that has come to its end",
+                    "Run it to its end first, or name a model.",
+                )  # fmt: skip
+            ref = str(Path(ref) / MODEL)
+        resolved[field] = ref
+    base = resolved.pop("models.base")
+    return {
+        **models,
+        "base": base,
+        "sources": dict(zip(models["sources"], resolved.values(), strict=True)),
+    }
+
+
+def _from_run(run: Path, node: Mapping[str, Any], space: SearchSpace, goals: Goals) -> Start:
+    events = read_events(run)
+    study = events[0] if events else {}
+    _check_run(run, study, space, goals)
+    genomes = {
+        c["id"]: np.array(c["genome"], dtype=np.float64)
+        for e in events
+        if e["event"] == "ask" and e["search"] == "search"
+        for c in e["candidates"]
+    }
+    low = np.array([d.low for d in space.dimensions])
+    high = np.array([d.high for d in space.dimensions])
+    told, outside = [], 0
+    for event in events:
+        if event["event"] != "result" or event["search"] != "search":
+            continue
+        genome = genomes[event["id"]]
+        if (genome < low).any() or (genome > high).any():
+            outside += 1
+            continue
+        fitness = None
+        if event["status"] == "ok":
+            limits = tuple(event.get("constraints", ()))
+            fitness = Fitness(tuple(event["fitness"]), tuple(event["stderr"]), limits)
+        told.append(Observation(genome, fitness))
+    good = [o for o in told if o.fitness is not None]
+    if not good:
+        raise ConfigError.of(
+            "warm_start.run", f"{run}, without a candidate that succeeded within these bounds",
+            "at least one", "Name another run, or widen the bounds.",
+        )  # fmt: skip
+    best = max(good, key=_rank)
+    said = f"{run}: {len(told)} candidates are known" if node["observations"] else ""
+    if outside and said:
+        said += f", {outside} lie outside the bounds and are left out"
+    return Start(
+        tuple(told) if node["observations"] else (),
+        best.genome if node["mean"] else None,
+        (),
+        said,
+    )
+
+
+def _rank(observation: Observation) -> tuple[bool, float]:
+    fitness = observation.fitness
+    if fitness is None:
+        return False, float("-inf")
+    return fitness.feasible, sum(fitness.values) if fitness.feasible else -fitness.violation
+
+
+def _check_run(run: Path, study: Mapping[str, Any], space: SearchSpace, goals: Goals) -> None:
+    found = [d["name"] for d in study.get("space", {}).get("dimensions", [])]
+    own = [d.name for d in space.dimensions]
+    if found != own:
+        differ = sorted({*found} ^ {*own})
+        raise ConfigError.of(
+            "warm_start.run", f"{run}, a study over {len(found)} dimensions"
+            + (f" ({', '.join(differ[:3])} differ)" if differ else " in another order"),
+            f"the {len(own)} dimensions of this study",
+            "Use its space and sources, or use its best merge as a source: "
+            f"+models.sources.first={run}.",
+        )  # fmt: skip
+    told = [(o["task"], o["metric"], o["goal"]) for o in study.get("objectives", [])]
+    wanted = [(o.task, o.metric, o.goal) for o in goals.objectives]
+    limits = [(c["task"], c["metric"], c["sense"]) for c in study.get("constraints", [])]
+    own_limits = [(c.task, c.metric, c.sense) for c in goals.constraints]
+    if told != wanted or study.get("scalarize") != goals.scalarize or limits != own_limits:
+        raise ConfigError.of(
+            "warm_start.run", f"{run}, a study with other objectives or constraints", "the same",
+            "Give this study the same ones, or set warm_start.observations and .mean to false.",
+        )  # fmt: skip
+
+
+def _genome(path: Path, space: SearchSpace) -> FloatArray:
+    recipe = Recipe.from_yaml(path)
+    try:
+        genome = space.encode(recipe)
+        same = space.decode(genome).to_dict() == recipe.to_dict()
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise _unlike(path, str(error)) from error
+    if not same:
+        raise _unlike(path, "a merge that this space cannot say")
+    return genome
+
+
+def _unlike(path: Path, found: str) -> ConfigError:
+    return ConfigError.of(
+        "warm_start.recipes", f"{path}: {found}",
+        "a recipe of this space: the same operator, base, sources and layer groups",
+        "Take it from a study over the same space, or use its merge as a source.",
+    )  # fmt: skip

@@ -1,0 +1,537 @@
+"""The pool's check: measurements against brute force, findings, relevance, pruning, the verb."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from evomerge.checkpoints.flat import FlatOrder
+from evomerge.checkpoints.gram import PrefixGram
+from evomerge.checkpoints.layout import layout_of
+from evomerge.checkpoints.merger import Merger
+from evomerge.cli import run
+from evomerge.errors import ConfigError, SourceError
+from evomerge.kernels.weight import Stored
+from evomerge.pool import PoolSettings, check_pool, judge, prune
+from evomerge.pool_geometry import clusters, distinct, measure
+from evomerge.pool_relevance import gains, paired_gain
+from evomerge.zoo import zoo_path
+
+ZOO = ("math", "japanese", "sorter")
+ROOM = 1e-12
+SHAPES = {
+    "model.embed_tokens.weight": (6, 4),
+    "model.layers.0.mlp.weight": (3, 5),
+    "model.layers.1.mlp.weight": (3, 5),
+    "model.norm.weight": (4,),
+}
+SIZE = sum(int(np.prod(s)) for s in SHAPES.values())
+
+
+class Memory:
+    """A model in memory."""
+
+    def __init__(self, tensors: dict, name: str = "m", **config) -> None:
+        self.ref, self.field, self.path, self.config = name, f"models.{name}", Path(), config
+        self.tensors = {n: torch.as_tensor(t) for n, t in tensors.items()}
+        self.shapes = {n: tuple(t.shape) for n, t in self.tensors.items()}
+        self.names, self.layout = tuple(self.shapes), layout_of(self.shapes)
+        self.vocabulary, self.fingerprint = {}, name
+
+    def weight(self, name):
+        return Stored(self.tensors[name])
+
+    def tensor(self, name):
+        return self.tensors[name]
+
+    def dtype(self, name):
+        return {torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64"}[
+            self.tensors[name].dtype
+        ]
+
+
+def model(vector, name="m") -> Memory:
+    """A small model whose parameters are a vector of `SIZE` numbers."""
+    tensors, at = {}, 0
+    for key, shape in SHAPES.items():
+        count = int(np.prod(shape))
+        tensors[key] = np.array(vector[at : at + count], dtype=np.float64).reshape(shape)
+        at += count
+    return Memory(tensors, name)
+
+
+def pool(changes, seed=0):
+    """A base, and sources that lie at these changes from it."""
+    base = np.random.default_rng(seed).normal(size=SIZE)
+    return model(base, "base"), {
+        name: model(base + np.asarray(change), name) for name, change in changes.items()
+    }
+
+
+def directions(count: int) -> np.ndarray:
+    """Orthogonal unit vectors."""
+    return np.linalg.qr(np.random.default_rng(5).normal(size=(SIZE, count)))[0].T
+
+
+def brute(base, sources, names):
+    """Base norm, relative norms and cosines of whole flattened vectors in float64."""
+
+    def flat(m):
+        return np.concatenate([m.tensor(n).double().numpy().ravel() for n in names])
+
+    start = flat(base)
+    changes = np.stack([flat(m) - start for m in sources])
+    norms = np.linalg.norm(changes, axis=1)
+    return (
+        np.linalg.norm(start),
+        norms / np.linalg.norm(start),
+        changes @ changes.T / np.outer(norms, norms),
+    )
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    merger = Merger(threads=1)
+    base = merger.checkpoint(str(zoo_path("models/base")))
+    return base, {n: merger.checkpoint(str(zoo_path(f"models/{n}"))) for n in ZOO}
+
+
+def test_the_zoo_is_measured_as_by_brute_force(zoo):
+    base, sources = zoo
+    seen = []
+    found = measure(base, sources, lambda done, total: seen.append((done, total)))
+    base_norm, norms, cosines = brute(base, sources.values(), base.names)
+    assert found.base_norm == pytest.approx(base_norm, rel=ROOM)
+    assert np.allclose(found.norms, norms, rtol=ROOM, atol=0)
+    assert np.allclose(found.cosines, cosines, rtol=0, atol=ROOM)
+    assert found.groups == base.layout.groups()
+    for i, group in enumerate(found.groups):
+        names = [n for n in base.names if base.layout.group_of(n) == group]
+        _, norms, cosines = brute(base, sources.values(), names)
+        assert np.allclose(found.group_norms[i], norms, rtol=ROOM, atol=0)
+        assert np.allclose(found.group_cosines[i], cosines, rtol=0, atol=ROOM)
+    total = sum(base.tensor(n).numel() for n in base.names)
+    assert found.parameters == total and seen[-1] == (total, total)
+    assert [d for d, _ in seen] == sorted({d for d, _ in seen})
+    assert found.largest(1)[0] == "embedding"
+    assert found.nearest(0) == ("sorter", pytest.approx(found.cosines[0, 2]))
+
+
+def test_the_gram_matrix_of_pieces_says_the_same(zoo):
+    base, sources = zoo
+    gram = PrefixGram.build([base, *sources.values()], FlatOrder.of(base)).interval(
+        0, FlatOrder.of(base).total
+    )
+    changes = np.hstack([-np.ones((3, 1)), np.eye(3)])
+    expected = changes @ gram @ changes.T
+    norms = np.sqrt(np.diagonal(expected))
+    found = measure(base, sources)
+    assert np.allclose(found.norms, norms / np.sqrt(gram[0, 0]), rtol=1e-9)
+    assert np.allclose(found.cosines, expected / np.outer(norms, norms), atol=1e-9)
+
+
+def test_an_adapter_is_measured_with_its_base(tmp_path):
+    from safetensors.torch import save_file
+
+    rng = torch.Generator().manual_seed(0)
+    prefix = "base_model.model.model.layers.2.self_attn.q_proj"
+    a, b = torch.randn(2, 128, generator=rng) / 10, torch.randn(128, 2, generator=rng) / 10
+    save_file(
+        {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b},
+        tmp_path / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    merger = Merger(threads=1)
+    path = str(zoo_path("models/base"))
+    base, adapted = merger.checkpoint(path), merger.checkpoint(f"{path}+{tmp_path}")
+    found = measure(base, {"adapter": adapted, "math": merger.checkpoint(path[:-4] + "math")})
+    change = float(torch.linalg.norm(3.0 * (b.double() @ a.double())))
+    assert found.norms[0] == pytest.approx(change / found.base_norm, rel=1e-5)
+    assert [g for g, n in zip(found.groups, found.group_norms[:, 0], strict=True) if n > 0] == [
+        "block.2"
+    ]
+
+
+def test_added_tokens_buffers_and_tied_heads_do_not_disturb():
+    base, sources = pool({"a": np.ones(SIZE), "b": -2.0 * np.ones(SIZE)})
+    plain = measure(base, sources)
+    for made in (base, sources["a"]):
+        made.tensors["model.positions"] = torch.arange(5)
+        made.shapes["model.positions"] = (5,)
+        made.names = tuple(made.shapes)
+    for made in (sources["b"],):
+        made.tensors["model.positions"] = torch.arange(5)
+        made.shapes["model.positions"] = (5,)
+        made.names = tuple(made.shapes)
+        rows = torch.full((2, 4), 7.0, dtype=torch.float64)
+        key = "model.embed_tokens.weight"
+        made.tensors[key] = torch.cat([made.tensors[key], rows])
+        made.shapes[key] = (8, 4)
+    base.config["vocab_size"] = 6
+    found = measure(base, sources)
+    assert np.array_equal(found.norms, plain.norms)
+    assert np.array_equal(found.cosines, plain.cosines)
+    # The base stores a head; a source that ties it has the embedding in its place.
+    base, sources = pool({"a": np.ones(SIZE)})
+    base.tensors["lm_head.weight"] = base.tensors["model.embed_tokens.weight"].clone()
+    base.shapes["lm_head.weight"] = (6, 4)
+    base.names = tuple(base.shapes)
+    found = measure(base, sources)
+    start = np.concatenate([t.numpy().ravel() for t in base.tensors.values()])
+    assert found.norms[0] == pytest.approx(np.sqrt(SIZE + 24) / np.linalg.norm(start), rel=ROOM)
+
+
+def test_a_source_that_does_not_fit_or_is_not_finite_is_named():
+    base, sources = pool({"a": np.ones(SIZE), "b": np.ones(SIZE)})
+    sources["b"].tensors["model.norm.weight"][2] = float("nan")
+    with pytest.raises(SourceError, match=r"models\.b.*model\.norm\.weight.*NaN"):
+        measure(base, sources)
+    with pytest.raises(SourceError, match=r"missing, 1 extra"):
+        measure(base, {"c": Memory({"other.weight": torch.ones(2, dtype=torch.float64)}, "c")})
+    with pytest.raises(SourceError, match=r"models\.zero.*all 0"):
+        measure(model(np.zeros(SIZE), "zero"), sources_of("a"))
+    with pytest.raises(ValueError, match="at least one source"):
+        measure(base, {})
+
+
+def sources_of(*names):
+    return pool({n: np.ones(SIZE) for n in names})[1]
+
+
+vectors = st.integers(0, 2**32 - 1).map(lambda s: np.random.default_rng(s))
+
+
+@given(rng=vectors, scales=st.tuples(*[st.floats(1e-3, 30.0)] * 3))
+@settings(deadline=None, max_examples=25)
+def test_cosines_do_not_depend_on_the_size_of_changes(rng, scales):
+    changes = rng.normal(size=(3, SIZE))
+    names = ("a", "b", "c")
+    plain = measure(*pool(dict(zip(names, changes, strict=True))))
+    scaled = measure(*pool({n: s * c for n, s, c in zip(names, scales, changes, strict=True)}))
+    assert np.allclose(scaled.cosines, plain.cosines, atol=1e-9)
+    assert np.allclose(scaled.group_cosines, plain.group_cosines, atol=1e-9)
+    assert np.allclose(scaled.norms, plain.norms * scales, rtol=1e-9)
+
+
+def naive_linkage(cosines, threshold):
+    """Average linkage by the book: join the nearest two until none are near enough."""
+    found = [{i} for i in range(len(cosines))]
+    while len(found) > 1:
+        mean, i, j = max(
+            (cosines[np.ix_(sorted(a), sorted(b))].mean(), i, j)
+            for i, a in enumerate(found)
+            for j, b in enumerate(found)
+            if i < j
+        )
+        if mean <= threshold:
+            break
+        found[i] |= found.pop(j)
+    return {frozenset(c) for c in found}
+
+
+def partition(labels):
+    return {frozenset(np.flatnonzero(np.array(labels) == c).tolist()) for c in set(labels)}
+
+
+@given(rng=vectors, count=st.integers(1, 9), threshold=st.floats(-0.5, 0.99))
+@settings(deadline=None, max_examples=60)
+def test_clusters_are_those_of_average_linkage_in_any_order(rng, count, threshold):
+    centres = rng.normal(size=(3, 4))
+    points = centres[rng.integers(3, size=count)] + 0.5 * rng.normal(size=(count, 4))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    cosines = np.clip(points @ points.T, -1, 1)
+    found = clusters(cosines, threshold)
+    assert partition(found) == naive_linkage(cosines, threshold)
+    assert list(dict.fromkeys(found)) == list(range(len(set(found))))
+    order = rng.permutation(count)
+    moved = clusters(cosines[np.ix_(order, order)], threshold)
+    assert {frozenset(order[list(c)].tolist()) for c in partition(moved)} == partition(found)
+
+
+def test_a_threshold_of_one_joins_nothing():
+    assert clusters(np.ones((3, 3)), 1.0) == (0, 1, 2)
+    assert clusters(np.ones((3, 3)), 0.999) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_distinct_sources_of_known_pools(count):
+    every = np.ones(count, dtype=bool)
+    assert distinct(np.eye(count), every) == pytest.approx(count)
+    assert distinct(np.ones((count, count)), every) == pytest.approx(1.0)
+    pairs = np.kron(np.eye(count), np.ones((2, 2)))
+    assert distinct(pairs, np.ones(2 * count, dtype=bool)) == pytest.approx(count)
+    assert distinct(np.eye(count + 1), np.append(every, False)) == pytest.approx(count)
+    assert distinct(np.eye(count), ~every) == 0.0
+
+
+# -- findings -------------------------------------------------------------------------------
+
+
+def kinds(findings):
+    return [(f.kind, f.sources) for f in findings.findings]
+
+
+def test_findings_name_what_is_wrong_with_whom():
+    one, two, three = directions(3) * 2.0  # the base's norm is about sqrt(58)
+    base, sources = pool(
+        {
+            "plain": one,
+            "copy": np.zeros(SIZE),
+            "twin": 1.5 * one + 0.1 * two,
+            "against": -one + two,
+            "away": 4 * three,
+        }
+    )
+    found = check_pool(base, sources)
+    assert kinds(found) == [
+        ("equal", ("copy",)),
+        ("far", ("away",)),
+        ("duplicate", ("plain", "twin")),
+        ("opposed", ("plain", "against")),
+        ("opposed", ("twin", "against")),
+        ("unrelated", ("away",)),
+    ]
+    by_kind = {f.kind: f for f in found.findings}
+    assert by_kind["duplicate"].value == pytest.approx(1.5 / np.hypot(1.5, 0.1))
+    assert by_kind["far"].value == pytest.approx(8 / found.geometry.base_norm)
+    assert len(found.warnings) == 5 and len(found.notes) == 1
+    assert all(f.sources[0] in f.text and f.text.endswith(".") for f in found.findings)
+    assert partition(found.clusters) == {
+        frozenset({0, 2}), frozenset({1}), frozenset({3}), frozenset({4})
+    }  # fmt: skip
+    looser = judge(found.geometry, PoolSettings(far=2.0, duplicate=0.999))
+    assert {k for k, _ in kinds(looser)} == {"equal", "opposed", "unrelated"}
+    assert looser.geometry is found.geometry
+
+
+def test_the_zoo_gives_no_warning(zoo):
+    found = check_pool(*zoo)
+    assert found.warnings == () and found.clusters == (0, 1, 2)
+    assert 2.9 < found.distinct < 3.0
+
+
+def test_a_model_of_another_start_is_far():
+    """Two independent random models differ by sqrt(2) of their norm."""
+    rng = np.random.default_rng(1)
+    base, other = (model(rng.normal(size=SIZE), n) for n in ("base", "other"))
+    [far] = check_pool(base, {"other": other}).findings
+    assert far.kind == "far" and far.value == pytest.approx(np.sqrt(2), rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("math", "en_math_tiny"), ("japanese", "polite_tiny"), ("sorter", "sort_tiny")],
+)
+def test_the_basin_of_the_zoo_ends_before_the_default_of_far(name, task, zoo):
+    """A specialist is better than the base at its task, and worse once stretched threefold."""
+    from transformers import AutoModelForCausalLM
+
+    from evomerge.cli import compose_config
+    from evomerge.setup import make_task
+
+    base, sources = zoo
+    config = compose_config(["+experiment=jp_math_tiny"])
+    made = make_task(config["report_tasks"][task], "task")
+    tokenizer = base.tokenizer()
+    network = AutoModelForCausalLM.from_pretrained(base.ref, dtype=torch.float32)
+
+    def loglik(stretch):
+        network.load_state_dict(
+            {n: base.tensor(n) + stretch * (sources[name].tensor(n).float() - base.tensor(n))
+             for n in base.names}, strict=False,
+        )  # fmt: skip
+        found = []
+        for item in made.items("search")[:30]:
+            prompt = tokenizer.encode(made.prompt(item)).ids
+            ids = torch.tensor([tokenizer.encode(made.prompt(item) + item.gold).ids])
+            with torch.no_grad():
+                logs = network(ids).logits[0, :-1].log_softmax(-1)
+            picked = logs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :]
+            found.append(float(picked.mean()))
+        return np.mean(found)
+
+    assert loglik(1.0) > loglik(0.0) > loglik(3.0)
+    assert 3.0 * measure(base, {name: sources[name]}).norms[0] < PoolSettings().far
+
+
+def test_the_base_in_another_dtype_is_not_equal_to_it():
+    """Rounding to bfloat16 changes normal numbers by 0.0017 of their norm."""
+    base, _ = pool({})
+    rounded = Memory({n: t.bfloat16().double() for n, t in base.tensors.items()}, "rounded")
+    found = check_pool(base, {"rounded": rounded})
+    assert found.findings == () and found.geometry.norms[0] == pytest.approx(0.0017, rel=0.2)
+
+
+def test_data_for_json_holds_everything_and_no_nan(zoo):
+    scores = {n: {"t": [0.0] if n == "base" else [1.0]} for n in ("base", *ZOO)}
+    found = check_pool(*zoo, PoolSettings(relevance=True), scores)
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert list(plain["sources"]) == list(ZOO)
+    assert plain["sources"]["math"]["norm"] == found.geometry.norms[0]
+    assert plain["sources"]["math"]["gains"]["t"]["stderr"] is None
+    assert np.array_equal(plain["cosines"], found.geometry.cosines)
+    assert list(plain["group_cosines"]) == list(found.geometry.groups)
+    assert [f["kind"] for f in plain["findings"]] == ["irrelevant"] * 3  # one item says nothing
+
+
+# -- relevance and pruning --------------------------------------------------------------------
+
+
+def test_a_gain_is_the_paired_difference_with_its_standard_error():
+    rng = np.random.default_rng(0)
+    base = rng.random(60)
+    source = np.clip(base + 0.1 + 0.2 * rng.normal(size=60), 0, 1)
+    gain = paired_gain(source, base)
+    assert gain.gain == pytest.approx((source - base).mean())
+    assert gain.stderr == pytest.approx(stats.sem(source - base))
+    assert gain.p == pytest.approx(stats.ttest_rel(source, base).pvalue, abs=0.01)
+    assert gain.significant and not paired_gain(base, source).significant
+    assert paired_gain([1, 1, 0], [1, 0, 1]).p == 1.0
+
+
+def test_scores_without_the_bases_are_refused():
+    with pytest.raises(ValueError, match="none of the base"):
+        dict(gains(["a"], {"a": {"t": [1.0]}}))
+    with pytest.raises(ValueError, match="2 and 3"):
+        dict(gains(["a"], {"a": {"t": [1.0, 0.0]}, "base": {"t": [1.0, 0.0, 0.0]}}))
+    assert dict(gains(["a"], {"base": {"t": [1.0]}})) == {"a": {}}
+
+
+def scored(**shares):
+    """Scores of 40 items on two tasks; a share of those that the base misses are right."""
+    base = np.zeros(40)
+    out = {"base": {"x": base, "y": base}}
+    for name, (x, y) in shares.items():
+        out[name] = {"x": (np.arange(40) < 40 * x) * 1.0, "y": (np.arange(40) < 40 * y) * 1.0}
+    return out
+
+
+SIX = dict(zip("abcdef", directions(6), strict=True))
+
+
+def test_relevance_needs_a_significant_gain_on_any_task():
+    names = {n: SIX[n] for n in "abcd"}
+    scores = scored(a=(0.5, 0), b=(0, 0.4), c=(0.1, 0.1), d=(0, 0))
+    del scores["d"]  # could not be measured: nothing is held against it
+    found = check_pool(*pool(names), PoolSettings(relevance=True), scores)
+    assert [f.sources for f in found.of("irrelevant")] == [("c",)]
+    assert "+0.100 +- 0.048, on x" in found.of("irrelevant")[0].text
+    assert found.relevance == pytest.approx({"a": 0.5, "b": 0.4, "c": 0.1})
+    kept = prune("abcd", found, PoolSettings(prune=True, relevance=True))
+    assert kept.kept == ("a", "b", "d") and list(kept.dropped) == ["c"]
+    assert prune("abcd", found, PoolSettings(prune=True)).kept == tuple("abcd")
+
+
+def test_of_near_duplicates_the_most_relevant_one_stays():
+    a, b = SIX["a"], SIX["b"]
+    changes = {"a": a, "b": b, "a2": a + 0.05 * b, "a3": a - 0.05 * b, "zero": 0 * a}
+    found = check_pool(*pool(changes))
+    rule = PoolSettings(prune=True)
+    plain = prune(list(changes), found, rule)
+    assert plain.kept == ("a", "b")
+    assert plain.dropped == {
+        "a2": "a near duplicate of a", "a3": "a near duplicate of a", "zero": "equal to the base"
+    }  # fmt: skip
+    assert prune(["a3", "a2", "b"], found, rule).kept == ("a3", "b")
+    rule = PoolSettings(prune=True, relevance=True)
+    scores = scored(a=(0.3, 0), b=(0.3, 0), a2=(0.9, 0), a3=(0.6, 0), zero=(0, 0))
+    best = prune(list(changes), check_pool(*pool(changes), rule, scores), rule)
+    assert best.kept == ("b", "a2") and best.dropped["a"] == "a near duplicate of a2"
+
+
+def test_keep_takes_the_most_relevant_ones():
+    rule = PoolSettings(prune=True, relevance=True, keep=2)
+    scores = scored(a=(0.3, 0), b=(0.5, 0.9), c=(0.6, 0), d=(0.6, 0), e=(0, 0))
+    changes = {n: SIX[n] for n in "abcde"}
+    kept = prune("abcde", check_pool(*pool(changes), rule, scores), rule)
+    assert kept.kept == ("b", "c")  # c before d: equal, and first
+    assert kept.dropped["d"] == "not among the 2 most relevant"
+
+
+def test_never_all_are_dropped():
+    rule = PoolSettings(prune=True, relevance=True)
+    changes = {n: SIX[n] for n in "ab"}
+    found = check_pool(*pool(changes), rule, scored(a=(0, 0), b=(0, 0)))
+    with pytest.raises(ConfigError, match=r"pool\.prune: found no source left: a: no significant"):
+        prune("ab", found, rule)
+    with pytest.raises(ConfigError, match="none was given"):
+        prune([], found, PoolSettings())
+    with pytest.raises(ValueError, match="x is not in"):
+        prune("ax", found, rule)
+    with pytest.raises(ValueError, match="scores"):
+        prune("ab", check_pool(*pool(changes)), rule)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("check", "yes"), ("prune", 1), ("relevance", None), ("duplicate", 0), ("duplicate", 1.5),
+        ("duplicate", True), ("far", 0), ("far", float("nan")), ("far", "0.5"), ("keep", 0),
+        ("keep", 2.5), ("keep", True), ("keep", 2), ("keeep", 2),
+    ],
+)  # fmt: skip
+def test_wrong_settings(key, value):
+    with pytest.raises(ConfigError, match=rf"pool\.{key}"):
+        PoolSettings.of({key: value})
+    assert PoolSettings.of(None) == PoolSettings.of({}) == PoolSettings()
+
+
+# -- the verb ---------------------------------------------------------------------------------
+
+COMMAND = ["pool", "+experiment=jp_math_tiny"]
+
+
+def test_the_verb_prints_a_table(capsys):
+    assert run(COMMAND) == 0
+    out = capsys.readouterr().out
+    for part in ("math", "0.1531", "embedding 0.348", "math +0.089", "2.99 of 3", "No warning"):
+        assert part in out
+
+
+def test_the_verb_prints_data(capsys):
+    assert run([*COMMAND, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["parameters"] == 666368 and plain["findings"] == []
+
+
+def test_the_verb_warns_of_what_it_finds(capsys):
+    base = zoo_path("models/base")
+    added = [f"models.sources.math={base}", f"+models.sources.twin={zoo_path('models/sorter')}"]
+    assert run([*COMMAND, *added]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "warning: math equals the base" in out
+    assert "warning: sorter and twin are near duplicates" in out
+    assert "1.89 of 4" in out  # two directions, one of them twice: exp of the entropy of 2/3, 1/3
+
+
+def test_the_verb_explains_itself_and_mistakes(capsys, tmp_path):
+    assert run(["pool", "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+    assert run([*COMMAND, f"models.sources.math={tmp_path}"]) == 2
+    assert "models.sources.math" in capsys.readouterr().err
+
+
+def test_progress_is_told_of_as_a_phase():
+    from evomerge.pool_command import reporter
+
+    said = []
+    fake = SimpleNamespace(
+        start=lambda *a: said.append(("start", *a)),
+        step=lambda *a: said.append(("step", *a)),
+        stop=lambda: said.append(("stop",)),
+    )
+    report = reporter(fake)
+    report(3, 6)
+    report(6, 6)
+    assert [s[0] for s in said] == ["start", "step", "step", "stop"]
+    assert said[0] == ("start", "measuring the pool", 0, 6)
