@@ -18,6 +18,7 @@ from evomerge.controls import CONTROLS
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import Problem, UserError
 from evomerge.objectives import Goals
+from evomerge.pool import PoolSettings
 from evomerge.proof import BEST
 from evomerge.resources import check_resources, quiet_base
 from evomerge.setup import Config, control_recipes, make_goals, make_space, make_task, task_nodes
@@ -269,7 +270,10 @@ def _lengths(field: str, task: Any, config: Config, merger: Merger) -> Iterator[
 
 
 def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
-    parts: list[Callable[[], Any]] = [lambda: build(config["estimator"], "estimator")]
+    parts: list[Callable[[], Any]] = [
+        lambda: build(config["estimator"], "estimator"),
+        lambda: PoolSettings.of(config["pool"]),
+    ]
     domain = Domain((Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1),))
     space: SearchSpace | None = None
     if config.get("_absent"):

@@ -112,6 +112,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _study(config: dict[str, Any]) -> int:
     from evomerge.check import check, remote_models
     from evomerge.progress import Progress
+    from evomerge.pruning import prepared
     from evomerge.report import results_table, verdict
     from evomerge.setup import make_setup
     from evomerge.study import run_study
@@ -124,7 +125,7 @@ def _study(config: dict[str, Any]) -> int:
             problems = check(config, progress.say, download=True)
         if problems:
             raise UserError(problems)
-        results = run_study(make_setup(config), progress)
+        results = run_study(make_setup(prepared(config, progress)), progress)
     from rich.console import Console
 
     run_dir = Path(config["run_dir"])
@@ -174,8 +175,15 @@ def _merge(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from evomerge.report import common_parent, compare, comparison_markdown, comparison_table
-    from evomerge.report import results_markdown, write_compared, write_report
+    from evomerge.report import (
+        common_parent,
+        compare,
+        comparison_markdown,
+        comparison_table,
+        results_markdown,
+        write_compared,
+        write_report,
+    )
 
     parser = argparse.ArgumentParser(
         "python -m evomerge report",

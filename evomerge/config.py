@@ -63,6 +63,18 @@ class Controls:
 
 
 @dataclass
+class Pool:
+    """What is done about the sources before the search; see docs/pool.md."""
+
+    check: bool = True
+    prune: bool = False
+    duplicate: float = 0.98
+    far: float = 0.5
+    relevance: bool = False
+    keep: int | None = None
+
+
+@dataclass
 class WarmStart:
     """What a study begins with.
 
@@ -124,7 +136,7 @@ class Config:
     scalarize: str | None = None
     constraints: dict[str, Any] | None = field(default_factory=dict)
     warm_start: WarmStart = field(default_factory=WarmStart)
-    pool: dict[str, Any] = field(default_factory=dict)
+    pool: Pool = field(default_factory=Pool)
     report_tasks: dict[str, Any] | None = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)

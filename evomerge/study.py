@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
 
-from evomerge.config import FREE_KEYS
+from evomerge.build import load_target
 from evomerge.controls import CONTROLS, RANDOM_SEARCH, controls
 from evomerge.domain import Domain
-from evomerge.engines.auto import resolve_engine
 from evomerge.errors import EvomergeError, JournalError
 from evomerge.evaluation import LazyExecutor, Measurer, Subject
+from evomerge.fisher import fisher_distance, gold_pairs
+from evomerge.identity import matter, task_digests
 from evomerge.journal import SCHEMA, Journal, locked, write_atomic
 from evomerge.objectives import Goals, measure
 from evomerge.optimizers.base import Optimizer
@@ -30,16 +29,17 @@ from evomerge.setup import (
     make_optimizer,
     model_identities,
     optimizer_name,
-    plan_workers,
     search_requests,
     source_recipes,
-    task_nodes,
 )
 from evomerge.soups import SoupSpace
 from evomerge.space import SearchSpace
 from evomerge.trials import Limits
-from evomerge.types import SPLITS, Task
+from evomerge.types import FloatArray
 from evomerge.versions import versions
+
+_FISHER_ITEMS = 32
+_LARGEST = 4 << 30  # bytes of a base whose Fisher information is worth its memory
 
 
 def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
 
 def _run(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progress) -> Proof:
     identities = model_identities(setup)
-    measurer = Measurer(journal, executor, identities, _task_digests(setup))
+    measurer = Measurer(journal, executor, identities, task_digests(setup))
     goals = _bounded(setup, measurer, progress)
     begin = _Begin(setup, goals, journal, executor, identities)
     search = begin.search()
@@ -129,7 +129,11 @@ class _Begin:
     def search(self) -> Search:
         """The study's own search."""
         setup = self.setup
-        optimizer = make_optimizer(setup, setup.config["optimizer"], "optimizer")
+        node = setup.config["optimizer"]
+        domain = setup.domain
+        if getattr(load_target(node, "optimizer"), "uses_distance", False):
+            domain = replace(domain, distance=self._distance())
+        optimizer = make_optimizer(setup, node, "optimizer", domain)
         if setup.start.observations:
             optimizer.learn(setup.start.observations)
         budget, stop = setup.config["budget"], setup.config["stop"]
@@ -139,6 +143,19 @@ class _Begin:
             None if hours is None else hours * 3600, stop["score"], stop["patience"],
         )  # fmt: skip
         return self._search("search", setup.space, optimizer, limits)
+
+    def _distance(self) -> Callable[[FloatArray], float] | None:
+        """Fisher-weighted distance from the base, where the space has one and the base is small.
+
+        The base is held three times in float32 in this process.
+        """
+        setup = self.setup
+        base = setup.merger.checkpoint(setup.config["models"]["base"])
+        if base.bytes > _LARGEST:
+            return None
+        pairs = [pair for task in setup.search_tasks for pair in gold_pairs(task, _FISHER_ITEMS)]
+        cache = self.journal.run_dir / "fisher.json"
+        return fisher_distance(setup.space, setup.merger, pairs, len(pairs), cache)
 
     def control(self, name: str, equal_to: Search) -> Search:
         """A control with at most the candidates that another search used."""
@@ -160,30 +177,6 @@ class _Begin:
             name, self.setup, space, self.goals, optimizer, self.journal, self.executor,
             self.identities, limits,
         )  # fmt: skip
-
-
-def matter(setup: Setup) -> dict[str, Any]:
-    """Everything that recorded results depend on, flat; paths count by their content."""
-    config = {k: v for k, v in setup.config.items() if k not in FREE_KEYS}
-    models, nodes = config.pop("models"), task_nodes(config)
-    for key in ("task", "tasks", "warm_start"):
-        config.pop(key)
-    identities = model_identities(setup)
-    flat = _flatten(config)
-    flat["engine.name"] = resolve_engine(config["engine"]["name"])
-    flat["device"] = "cuda" if plan_workers(setup.config).gpus else "cpu"
-    flat["dimensions"] = [d.name for d in setup.space.dimensions]
-    flat["models.base"] = identities[models["base"]]
-    for name, ref in models["sources"].items():
-        flat[f"models.sources.{name}"] = identities[ref]
-    for task, (field, node) in zip(setup.search_tasks, nodes.items(), strict=True):
-        for key, value in _flatten(node).items():
-            if key.split(".")[0] not in SPLITS:
-                flat[f"{field}.{key}"] = value
-        for split in SPLITS:
-            flat[f"{field}.{split}"] = _items_digest(task, split)
-    flat["warm_start"] = setup.start.digest
-    return flat
 
 
 def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progress) -> None:
@@ -246,33 +239,3 @@ def _start(setup: Setup, progress: Progress) -> Any:
     node = setup.config["executor"]
     progress.say(f"starting the {node['name']} executor and its engines")
     return make_executor(setup.config)
-
-
-def _task_digests(setup: Setup) -> dict[str, str]:
-    """Digests of everything that answers and scores depend on, by task name."""
-    nodes = [*task_nodes(setup.config).values(), *setup.config["report_tasks"].values()]
-    digests = {}
-    for task, node in zip(setup.tasks, nodes, strict=True):
-        settings = {k: v for k, v in node.items() if k not in SPLITS}
-        items = [_items_digest(task, split) for split in SPLITS]
-        text = json.dumps([settings, items], sort_keys=True)
-        digests[task.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return digests
-
-
-def _items_digest(task: Task, split: str) -> str:
-    digest = hashlib.sha256()
-    for item in task.items(split):
-        row = [item.id, task.prompt(item), item.target, item.gold]
-        digest.update(json.dumps(row, ensure_ascii=False).encode())
-    return digest.hexdigest()
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

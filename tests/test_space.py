@@ -5,10 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.layout import layout_of
+from evomerge.checkpoints.merger import Merger
+from evomerge.domain import Domain
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe, resolve
 from evomerge.space import MergeSpace
+from evomerge.spaces.simplex import shares
+from evomerge.zoo import zoo_path
 
 NAMES = [
     "model.embed_tokens.weight",
@@ -174,3 +179,265 @@ def test_wrong_spaces_name_the_key(changes, key):
     with pytest.raises(ConfigError) as raised:
         space(**changes)
     assert raised.value.problems[0].field == key
+
+
+# -- integers, choices, simplex --------------------------------------------------------------
+
+MIXED = {
+    "weight": {"low": 0.0, "high": 1.0, "simplex": True},
+    "density": {"choices": [0.25, 0.5, 1.0], "start": 0.5},
+    "lambda": {"low": -1, "high": 2, "kind": "integer"},
+    "normalize": {"choices": [False, True]},
+    "rescale_norm": {"choices": ["density", "l1"], "step": 0.4},
+}
+
+
+def draw_genome(data, dimensions):
+    """A genome within bounds, whole where it has to be."""
+    numbers = [
+        st.floats(d.low, d.high) if d.kind == "real" else st.integers(int(d.low), int(d.high))
+        for d in dimensions
+    ]
+    return np.array(data.draw(st.tuples(*numbers)), dtype=np.float64)
+
+
+def test_kinds_and_choices_of_dimensions():
+    found = {d.parameter: d for d in space(parameters=MIXED, granularity="global").dimensions}
+    kinds = {name: (d.kind, d.choices, d.low, d.high, d.start) for name, d in found.items()}
+    assert kinds == {
+        "weight": ("real", (), 0.0, 1.0, 0.5),
+        "density": ("choice", ("0.25", "0.5", "1.0"), 0.0, 2.0, 1.0),
+        "lambda": ("integer", (), -1.0, 2.0, 0.0),
+        "normalize": ("choice", ("false", "true"), 0.0, 1.0, 0.0),
+        "rescale_norm": ("choice", ("density", "l1"), 0.0, 1.0, 0.0),
+    }
+    steps = {name: d.step for name, d in found.items()}
+    assert steps == pytest.approx(
+        {"weight": 1 / 6, "density": 0.5, "lambda": 4 / 6, "normalize": 1 / 3, "rescale_norm": 0.4}
+    )
+
+
+@pytest.mark.parametrize("granularity", ["layer", "global"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_recipes_of_mixed_spaces_are_encoded_and_decoded_the_same(granularity, data):
+    mixed = space(parameters=MIXED, granularity=granularity)
+    genome = draw_genome(data, mixed.dimensions)
+    recipe = mixed.decode(genome)
+    check_recipe(recipe, strict=True)
+    again = mixed.encode(Recipe.from_dict(recipe.to_dict()))
+    assert mixed.decode(again) == recipe
+    assert mixed.decode(again).digest() == recipe.digest()
+    assert np.array_equal(Domain(mixed.dimensions).snap(again), again)
+    other = [d.parameter != "weight" for d in mixed.dimensions]
+    assert np.array_equal(again[other], genome[other])
+
+
+def test_choices_and_integers_reach_the_recipe_as_they_are_written():
+    mixed = space(parameters=MIXED, granularity="global")
+    recipe = mixed.decode(np.array([3.0, 1.0, 2.0, 0.0, -1.0, 1.0, 0.0]))
+    assert [s.parameters["density"] for s in recipe.sources] == [1.0, 0.25]
+    assert [s.parameters["weight"] for s in recipe.sources] == [0.75, 0.25]
+    shared = {k: recipe.parameters[k] for k in ("lambda", "normalize", "rescale_norm")}
+    assert shared == {"lambda": -1, "normalize": True, "rescale_norm": "density"}
+    assert recipe.parameters["normalize"] is True
+
+
+@given(weights=st.lists(st.floats(0.0, 1e300), min_size=1, max_size=40))
+@settings(deadline=None)
+def test_shares_sum_to_one_in_proportion_and_are_their_own_shares(weights):
+    found = shares(weights)
+    assert sum(round(w * 10**12) for w in found) == 10**12
+    assert shares(found) == found
+    assert min(found) >= 0
+    largest = max(weights)
+    plain = [w / largest for w in weights] if largest else [1.0] * len(weights)
+    exact = np.array(plain) / np.sum(plain)
+    assert np.abs(np.array(found) - exact).max() <= 1.1e-12
+
+
+def test_weights_of_a_simplex_sum_to_one_in_every_group():
+    ranges = {"weight": {"low": 0.0, "high": 0.4, "simplex": True}}
+    simplex = space(parameters=ranges, sources={"a": "A", "b": "B", "c": "C"})
+    genome = np.linspace(0.0, 0.4, len(simplex.dimensions))
+    genome[[3, 17, 31]] = 0.0  # block 2, all sources
+    recipe = simplex.decode(genome)
+    for name in NAMES:
+        weights = [resolve(s.parameters["weight"], name) for s in recipe.sources]
+        assert sum(weights) == pytest.approx(1.0, abs=1e-12)
+    middle = [resolve(s.parameters["weight"], NAMES[5]) for s in recipe.sources]
+    assert NAMES[5] == "model.layers.2.mlp.w"
+    assert middle == pytest.approx([1 / 3] * 3, abs=1e-11)
+    assert simplex.decode(genome / 2).digest() == recipe.digest()
+    assert simplex.encode(recipe).max() <= 0.4
+
+
+def karcher(**changes):
+    ranges = {"max_iter": {"low": 1, "high": 20, "kind": "integer"}}
+    return space(method="karcher", parameters=ranges, granularity="global", **changes)
+
+
+def test_whole_parameters_are_searched_as_integers():
+    recipe = karcher().decode(np.array([7.0]))
+    assert recipe.parameters["max_iter"] == 7
+    check_recipe(recipe, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"weight": {"low": 0.5, "high": 1.0, "kind": "integer"}}, "weight.low"),
+        ({"weight": {"low": 0, "high": 1, "kind": "choice"}}, "weight.kind"),
+        ({"weight": {"low": -1, "high": 1, "simplex": True}}, "weight.simplex"),
+        ({"weight": {"low": 0, "high": 1, "simplex": "yes"}}, "weight.simplex"),
+        ({"weight": {"low": 0, "high": 3, "kind": "integer", "simplex": True}}, "weight.simplex"),
+        ({"lambda": {"low": 0, "high": 1, "simplex": True}}, "lambda.simplex"),
+        ({"normalize": {"low": 0, "high": 1}}, "normalize"),
+        ({"normalize": {"choices": [True]}}, "normalize.choices"),
+        ({"normalize": {"choices": "true"}}, "normalize.choices"),
+        ({"normalize": {"choices": [True, True]}}, "normalize.choices"),
+        ({"normalize": {"choices": [0, 1]}}, "normalize.choices"),
+        ({"normalize": {"choices": [True, None]}}, "normalize.choices"),
+        ({"normalize": {"choices": [True, False], "start": 1}}, "normalize.start"),
+        ({"normalize": {"choices": [True, False], "step": "x"}}, "normalize.step"),
+        ({"normalize": {"choices": [True, False], "low": 0}}, "normalize.low"),
+        ({"rescale_norm": {"choices": ["l1", "l2"]}}, "rescale_norm.choices"),
+        ({"density": {"choices": [0.5, 1.5]}}, "density.choices"),
+        ({"int8_mask": {"choices": [True, False]}}, "int8_mask"),
+        ({"seed": {"low": 0, "high": 9, "kind": "integer"}}, "seed"),
+    ],
+)
+def test_wrong_kinds_name_the_key(changes, key):
+    with pytest.raises(ConfigError) as raised:
+        space(parameters=changes)
+    assert raised.value.problems[0].field == f"space.parameters.{key}"
+
+
+def test_a_whole_parameter_needs_the_kind_integer():
+    with pytest.raises(ConfigError) as raised:
+        space(method="karcher", parameters={"max_iter": {"low": 1, "high": 20}})
+    assert raised.value.problems[0].field == "space.parameters.max_iter.kind"
+
+
+# -- anchors and sparsity --------------------------------------------------------------------
+
+
+def zoo_space(method, parameters, names=("math", "japanese", "sorter"), **changes):
+    base = str(zoo_path("models/base"))
+    layout = Merger(threads=1).checkpoint(base).layout
+    return MergeSpace(
+        method=method,
+        parameters=parameters,
+        base=base,
+        sources={n: str(zoo_path(f"models/{n}")) for n in names},
+        groups={g: layout.filters(g) for g in layout.groups()},
+        **changes,
+    )
+
+
+UNIT = {"low": 0.0, "high": 1.0}
+DENSE = {"weight": UNIT, "density": {"low": 0.1, "high": 1.0}}
+ALONE = [
+    ("task_arithmetic", {"weight": {"low": -1.5, "high": 1.5}}),
+    ("task_arithmetic", {"weight": {**UNIT, "simplex": True}, "lambda": {"low": 0, "high": 3}}),
+    ("linear", {"weight": UNIT}),
+    ("ties", {**DENSE, "normalize": {"choices": [True, False]}}),
+    ("dare_ties", DENSE),
+    ("della", {**DENSE, "epsilon": {"low": 0.0, "high": 0.3}}),
+    ("breadcrumbs", {**DENSE, "gamma": {"low": 0.0, "high": 0.3}}),
+]
+
+
+@pytest.mark.parametrize(("method", "parameters"), ALONE)
+@pytest.mark.parametrize("granularity", ["layer", "global"])
+def test_the_anchor_of_a_source_is_that_source(method, parameters, granularity):
+    merge_space = zoo_space(method, parameters, granularity=granularity)
+    merger = Merger(threads=1)
+    for (_, ref), genome in zip(merge_space.sources.items(), merge_space.anchors(), strict=False):
+        own = merger.checkpoint(ref)
+        for name, tensor in merger.merge(merge_space.decode(genome)):
+            wanted = own.tensor(name).float()
+            assert (tensor.float() - wanted).abs().max() <= 2**-8 * wanted.abs().max()
+
+
+def test_the_anchors_of_slerp_are_source_middle_and_base():
+    ranges = {"t": {"low": -0.5, "high": 1.5, "start": 0.25}}
+    slerp = zoo_space("slerp", ranges, names=("math",), granularity="global")
+    assert [float(a[0]) for a in slerp.anchors()] == [1.0, 0.5, 0.0, 0.25]
+    merger = Merger(threads=1)
+    for i, model in ((0, "math"), (2, "base")):
+        own = merger.checkpoint(str(zoo_path(f"models/{model}")))
+        for name, tensor in merger.merge(slerp.decode(slerp.anchors()[i])):
+            assert (tensor.float() - own.tensor(name).float()).abs().max() <= 2**-7
+
+
+@pytest.mark.parametrize("parameters", [*(p for m, p in ALONE if m == "ties"), RANGES, MIXED])
+@pytest.mark.parametrize("granularity", ["layer", "global"])
+def test_anchors_are_distinct_in_order_and_within_bounds(parameters, granularity):
+    merge_space = space(parameters=parameters, granularity=granularity)
+    domain = Domain(merge_space.dimensions)
+    anchors = merge_space.anchors()
+    assert len({a.tobytes() for a in anchors}) == len(anchors)
+    assert len({merge_space.decode(a).digest() for a in anchors}) == len(anchors)
+    for anchor in anchors:
+        assert np.array_equal(domain.snap(anchor), anchor)
+    again = space(parameters=parameters, granularity=granularity).anchors()
+    assert all(np.array_equal(a, b) for a, b in zip(anchors, again, strict=True))
+
+
+def test_anchors_of_weights_and_densities():
+    anchors = space(granularity="global").anchors()
+    assert [a.tolist() for a in anchors] == [
+        [1.0, 0.0, 1.0, 1.0],
+        [0.0, 1.0, 1.0, 1.0],
+        [0.5, 0.5, 1.0, 1.0],
+        [1.0, 1.0, 1.0, 1.0],
+        [0.5, 0.5, 0.55, 0.55],
+    ]
+
+
+def test_anchors_keep_to_narrow_bounds():
+    narrow = {"weight": {"low": 0.2, "high": 0.7}, "density": {"low": 0.1, "high": 0.5}}
+    anchors = space(parameters=narrow, granularity="global").anchors()
+    assert anchors[0].tolist() == [0.7, 0.2, 0.5, 0.5]
+    assert anchors[3].tolist() == [0.7, 0.7, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "genome", "expected"),
+    [
+        ({}, [1.0, 1.0, 1.0, 1.0], 0.0),
+        ({}, [0.0, 0.0, 1.0, 1.0], 1.0),
+        ({}, [1.0, 0.0, 1.0, 1.0], 0.5),
+        ({}, [2.0, -1.0, 0.5, 0.1], 1 - (0.5 + 0.1) / 2),
+        ({}, [0.5, -0.5, 0.5, 0.5], 0.75),
+        ({"parameters": {"weight": {"low": 0, "high": 0.5}}}, [0.5, 0.25], 0.25),
+        (
+            {"parameters": {"weight": UNIT}, "fixed": {"density": 0.3}},
+            [1.0, 0.5],
+            1 - 0.3 * 0.75,
+        ),
+        ({"parameters": {"density": UNIT}, "fixed": {"weight": 1}}, [0.2, 0.4], 0.7),
+        (
+            {"method": "task_arithmetic", "parameters": {"weight": UNIT}, "fixed": {"density": 0}},
+            [1.0, 1.0],
+            0.0,
+        ),
+        ({"parameters": {"weight": {**UNIT, "simplex": True}}}, [0.9, 0.9], 0.5),
+        ({"method": "sce", "parameters": {"select_topk": UNIT}}, [0.25], 0.75),
+        ({"method": "model_stock", "parameters": {"filter_wise": {"choices": [True, False]}}},
+         [0.0], 0.0),
+        ({"method": "slerp", "parameters": {"t": UNIT}, "sources": {"a": "A"}}, [0.25], 0.75),
+        ({"method": "nearswap", "parameters": {"t": UNIT}, "sources": {"a": "A"}}, [0.25], 0.0),
+    ],
+)  # fmt: skip
+def test_sparsity_is_the_share_that_is_left_out(changes, genome, expected):
+    found = space(granularity="global", **changes).sparsity(np.array(genome))
+    assert found == pytest.approx(expected)
+
+
+def test_sparsity_averages_over_the_layer_groups():
+    merge_space = space(parameters={"weight": UNIT})
+    genome = np.zeros(28)
+    genome[3] = 1.0
+    assert merge_space.sparsity(genome) == pytest.approx(27 / 28)

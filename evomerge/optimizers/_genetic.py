@@ -319,10 +319,21 @@ class GeneticSearch:
         self._children.clear()
 
 
-def candidates(losses: FloatArray, violations: FloatArray) -> tuple[Any, Any]:
-    """A pymoo problem and population of these losses (`m x k`) and violations (`m`)."""
+def split(violations: FloatArray) -> tuple[IndexArray, IndexArray]:
+    """Indices of the feasible candidates, and of the others by violation, the earlier first."""
+    order = np.argsort(violations, kind="stable")
+    feasible = int((violations == 0).sum())
+    return np.sort(order[:feasible]), order[feasible:]
+
+
+def survivors(survival: Any, losses: FloatArray, n: int, rng: np.random.Generator) -> Any:
+    """The at most `n` that a pymoo survival chooses among losses `m x k`, a pymoo population.
+
+    Each has its place among the `m` as `place`.
+    """
     from pymoo.core.population import Population
     from pymoo.core.problem import Problem
 
-    problem = Problem(n_var=1, n_obj=losses.shape[1], n_ieq_constr=1)
-    return problem, Population.new("F", losses, "G", violations[:, None])
+    problem = Problem(n_var=1, n_obj=losses.shape[1])
+    everyone = Population.new("F", losses, "place", np.arange(len(losses)))
+    return survival.do(problem, everyone, n_survive=n, random_state=rng)

@@ -142,7 +142,7 @@ class Models:
     def means(self, genomes: FloatArray) -> FloatArray:
         """Posterior means of all objectives, a `p x m` array."""
         x = features(self.domain, genomes)
-        return np.column_stack([*(p.predict(x)[0] for p in self.objectives), self.sure(genomes)])
+        return np.column_stack([*(p.mean(x) for p in self.objectives), self.sure(genomes)])
 
     def log_feasibility(self, genomes: FloatArray) -> FloatArray:
         """Logarithm of the probability that all constraints hold, a `p` array."""

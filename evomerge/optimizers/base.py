@@ -35,10 +35,12 @@ class Optimizer(ABC):
         asynchronous: whether its proposals take candidates at work into account, so that a
             free worker need not wait until a whole generation was told; then `batch` is the
             number of candidates that are kept at work at any time.
+        uses_distance: whether it reads the domain's `distance`, which costs a pass over items.
     """
 
     multi_objective: ClassVar[bool] = False
     asynchronous: ClassVar[bool] = False
+    uses_distance: ClassVar[bool] = False
 
     def __init__(self, domain: Domain, seed: int) -> None:
         """Sets the domain and the random generator.

@@ -36,9 +36,9 @@ class CmaEs(Optimizer):
 
     Integers and choices are cells of equal width; neighbouring cells of a choice are taken to
     be alike though their order means nothing. As in CMA-ES with margin (Hamano et al., arXiv
-    2205.13482) a cell is never left for good: the standard deviation stays so large that a mean
-    in the middle of a cell leaves it with probability 1 / (n population), and the mean stays
-    between the middles of the outermost cells.
+    2205.13482) no cell holds the search for good: the standard deviation stays so large that a
+    mean in the middle of a cell leaves it with probability 1 / (n population), and a mean in an
+    outermost cell stays so near to its inner edge that it leaves with half of that.
 
     Warm start: the mean begins at the best feasible genome that was learnt. Its standard
     deviation in each dimension is the root mean square distance from there of the best quarter
@@ -110,10 +110,12 @@ class CmaEs(Optimizer):
             "verb_log": 0,
         }
         self._cma = cma.CMAEvolutionStrategy(self._pad(start, 0.5), self._sigma, options)
-        middle = self._pad(np.where(self.domain.whole, 0.5 / self._width, -np.inf), -np.inf)
-        inverse = self._cma.boundary_handler.inverse  # to coordinates without bounds
-        self._margin = inverse(np.maximum(middle, 0.0)), inverse(np.minimum(1 - middle, 1.0))
-        self._celled = np.isfinite(middle)
+        self._celled = self._pad(self.domain.whole & (self._width > 1), 0.0) > 0
+        cell = self._pad(1 / np.maximum(self._width, 1.0), 1.0)
+        self._bounds, self._edges = (  # in coordinates without bounds
+            [self._cma.boundary_handler.inverse(at) for at in (low, 1.0 - low)]
+            for low in (np.zeros_like(cell), np.where(self._celled, cell, 0.0))
+        )
         self._first = self._next
         self._sampled = False
         self._middle: Fitness | None = None
@@ -162,10 +164,18 @@ class CmaEs(Optimizer):
             self._cma.ask(number=1)  # cma wants an ask between two tells
         ranks = losses(fitnesses)
         self._cma.tell(points, ranks.tolist())
-        clipped = np.clip(self._cma.mean, *self._margin)
-        self._cma.mean = np.where(self._celled, clipped, self._cma.mean)
+        if self._celled.any():
+            self._keep_margin()
         self._middle = fitnesses[np.argsort(ranks, kind="stable")[len(ranks) // 2]]
         self._sampled = False
+
+    def _keep_margin(self) -> None:
+        """Moves the mean back to where it can leave the outermost cells."""
+        reach = self._quantile * np.asarray(self._cma.stds)
+        low = np.maximum(self._bounds[0], self._edges[0] - reach)
+        high = np.minimum(self._bounds[1], self._edges[1] + reach)
+        clipped = np.clip(self._cma.mean, low, high)
+        self._cma.mean = np.where(self._celled, clipped, self._cma.mean)
 
     def _average(
         self, generation: Sequence[Told], points: Sequence[FloatArray]
@@ -174,10 +184,15 @@ class CmaEs(Optimizer):
         keys = [t.genome.tobytes() for t in generation]
         for key, told, point in zip(keys, generation, points, strict=True):
             self._records.setdefault(key, _Record(point)).add(told.fitness)
-        records = [r for r in self._records.values() if r.evaluations]
+        records = [r for r in self._records.values() if r.mean is not None]
         best = np.argsort(losses([r.mean for r in records]), kind="stable")
         self._elites = [records[i] for i in best[: self._wanted_elites]]
-        return [self._records[key].mean for key in keys]
+        means = [self._records[key].mean for key in keys]
+        self._records = {k: r for k, r in self._records.items() if r.mean is not None}
+        if len(best) > 20 * self._population:  # those below would not be asked for again
+            kept = {id(records[i]) for i in best[: 10 * self._population]}
+            self._records = {k: r for k, r in self._records.items() if id(r) in kept}
+        return means
 
     def _restart(self) -> None:
         """Begins anew at a random point with a larger population."""
@@ -214,11 +229,15 @@ class CmaEs(Optimizer):
     def _mean(self) -> FloatArray:
         return self.domain.snap(self._genome(np.asarray(self._cma.result.xfavorite)))
 
+    @property
+    def _quantile(self) -> float:
+        """Of the standard normal, exceeded on either side with chance 1 / (n population)."""
+        return NormalDist().inv_cdf(1 - 0.5 / (len(self.domain) * self._population))
+
     def _least_deviations(self) -> FloatArray:
-        """0 for reals; for cells what CMA-ES with margin leaves, in units of the cube."""
-        chance = 1 / (len(self.domain) * self._population)
-        cell = 0.5 / NormalDist().inv_cdf(1 - chance / 2)
-        return self._pad(np.where(self.domain.whole, cell / self._width, 0.0), 0.0)
+        """0 for reals; for cells what lets a mean in the middle leave, in units of the cube."""
+        half = np.where(self.domain.whole, 0.5 / self._width, 0.0)
+        return self._pad(half / self._quantile, 0.0)
 
     def _randn(self, *shape: int) -> FloatArray:
         return self.rng.standard_normal(shape)
@@ -231,26 +250,27 @@ class CmaEs(Optimizer):
 
 
 class _Record:
-    """Everything known of one genome."""
+    """Everything known of one genome.
+
+    Attributes:
+        point: where it lies, in coordinates of the unit cube.
+        mean: of all evaluations that did not fail; None if there is none.
+    """
 
     def __init__(self, point: FloatArray) -> None:
         self.point = point
-        self.evaluations: list[Fitness] = []
+        self.mean: Fitness | None = None
+        self._evaluations: list[Fitness] = []
 
     def add(self, fitness: Fitness | None) -> None:
         """Takes an evaluation; a failure says nothing."""
-        if fitness is not None:
-            self.evaluations.append(fitness)
-
-    @property
-    def mean(self) -> Fitness | None:
-        """Mean of all evaluations; None if there is none."""
-        count = len(self.evaluations)
-        if count < 2:
-            return self.evaluations[0] if count else None
+        if fitness is None:
+            return
+        self._evaluations.append(fitness)
         values, constraints = (
-            np.mean([getattr(f, part) for f in self.evaluations], axis=0).tolist()
+            np.mean([getattr(f, part) for f in self._evaluations], axis=0).tolist()
             for part in ("values", "constraints")
         )
-        errors = np.sqrt(np.square([f.stderr for f in self.evaluations]).sum(0)) / count
-        return Fitness(tuple(values), tuple(errors.tolist()), tuple(constraints))
+        squares = np.square([f.stderr for f in self._evaluations])
+        errors = (np.sqrt(squares.sum(axis=0)) / len(squares)).tolist()
+        self.mean = Fitness(tuple(values), tuple(errors), tuple(constraints))

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 HYPERVOLUME_OBJECTIVES = 3
 """Up to here the acquisition is expected hypervolume improvement, whose cost explodes beyond."""
 
-_SAMPLES_AT_WORK, _SAMPLES = 16, 64
+_SAMPLES_AT_WORK, _SAMPLES = 8, 64
 """Posterior samples of the hypervolume; each needs a front of its own while others are at work."""
+
+_OBSERVATIONS = {2: 150, 3: 100}
+"""Results that keep a proposal below a second, by number of objectives; else 200."""
 
 _REFIT = 10
 """The kernel is fitted anew once the results have grown by a tenth."""
@@ -53,10 +56,10 @@ class Gp(Optimizer):
         startup: int | None = None,
         batch: int = 8,
         anchors: bool = True,
-        max_observations: int = 200,
+        max_observations: int | None = None,
         noise: bool = True,
         samples: int = 256,
-        restarts: int = 10,
+        restarts: int = 5,
     ) -> None:
         """Starts with an initial design: the domain's anchors, then scrambled Sobol points.
 
@@ -68,7 +71,8 @@ class Gp(Optimizer):
             anchors: whether the initial design begins with the domain's anchors.
             max_observations: results the model is fitted to; of more, half are the best ones
                 (those that the fewest others dominate), a quarter the most recent, and the rest
-                random. The cost of a fit grows with their third power.
+                random. The cost of a fit grows with their third power. Default 200; 150 for two
+                objectives and 100 for three.
             noise: whether the fitness is noisy; the variance is fitted.
             samples: points at which the acquisition function is tried.
             restarts: points from which it is climbed.
@@ -80,6 +84,8 @@ class Gp(Optimizer):
         from evomerge.optimizers import _optuna
 
         self._seed = seed
+        if max_observations is None:
+            max_observations = _OBSERVATIONS.get(domain.objectives, 200)
         self._limit = settings.whole("max_observations", max_observations, 8)
         self._noise = settings.flag("noise", noise)
         self._samples = settings.whole("samples", samples, 2)
@@ -118,7 +124,7 @@ class Gp(Optimizer):
 
     def _propose(self, number: int) -> FloatArray | None:
         """A genome, or None where linear algebra fails, as where all values are alike."""
-        from torch.linalg import LinAlgError
+        from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
         from evomerge.optimizers._optuna import query, quietly
 

@@ -62,7 +62,7 @@ class MapElites(Optimizer):
         batch: int = 32,
         cells: int | None = None,
         sigma: float = 0.05,
-        line_sigma: float = 0.2,
+        line_sigma: float = 0.5,
         rotate: bool = True,
         anchors: bool = True,
     ) -> None:

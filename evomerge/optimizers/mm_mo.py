@@ -8,6 +8,7 @@ import numpy as np
 
 from evomerge.domain import Domain
 from evomerge.optimizers import _models as models
+from evomerge.optimizers._gaussian import Hyperparameters
 from evomerge.optimizers._improvement import Dominated, leading, mean_addition, reference_point
 from evomerge.optimizers._models import Draws, Models, Record
 from evomerge.optimizers.base import Optimizer, Told
@@ -53,6 +54,7 @@ class MmMo(Optimizer):
     """
 
     multi_objective = True
+    uses_distance = True
     asynchronous = True
 
     def __init__(
@@ -79,7 +81,7 @@ class MmMo(Optimizer):
             pool: candidates among which the surrogates choose.
             weak_to_strong: whether a quarter of the pool is made by the weak-to-strong method.
             screened: best candidates among which distance decides; 1 switches it off.
-            sparsity: whether the domain's sparsity is one more objective.
+            sparsity: whether the domain's sparsity is one more objective, beside at least two.
             samples: joint samples of the posterior; rounded up to a power of two.
             max_observations: most observations that the surrogates see.
 
@@ -87,13 +89,13 @@ class MmMo(Optimizer):
             ConfigError: for a setting that cannot be.
         """
         super().__init__(domain, seed)
-        points = min(len(domain) + 1, 20) + len({g.tobytes() for g in domain.anchors})
+        points = min(len(domain) + 1, 20) + len({domain.snap(g).tobytes() for g in domain.anchors})
         self._startup = points if startup is None else whole("startup", startup, 2)
         self._batch = whole("batch", batch, 1)
         self._pool_size = whole("pool", pool, 16)
         self._weak_to_strong = flag("weak_to_strong", weak_to_strong)
         self._screened = whole("screened", screened, 1)
-        wanted = flag("sparsity", sparsity) and domain.sparsity is not None
+        wanted = flag("sparsity", sparsity) and domain.objectives > 1
         self._known: tuple[Callable[[FloatArray], float], ...] = ()
         if wanted and domain.sparsity is not None:
             self._known = (domain.sparsity,)
@@ -105,7 +107,7 @@ class MmMo(Optimizer):
         self._told: dict[int, Record] = {}
         self._foreign: list[Record] = []
         self._models: Models | None = None
-        self._hypers: tuple[tuple[bytes, ...], list[models.Hyperparameters]] = ((), [])
+        self._hypers: tuple[tuple[bytes, ...], list[Hyperparameters]] = ((), [])
 
     @property
     def batch(self) -> int:

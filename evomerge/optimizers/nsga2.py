@@ -8,7 +8,7 @@ import numpy as np
 
 from evomerge.domain import Domain
 from evomerge.optimizers import settings
-from evomerge.optimizers._genetic import GeneticSearch, IndexArray, Variation, candidates
+from evomerge.optimizers._genetic import GeneticSearch, IndexArray, Variation, split, survivors
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.types import FloatArray, Observation
 
@@ -97,13 +97,11 @@ def crowded(
     """
     from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-    problem, everyone = candidates(losses, violations)
-    alive = np.array(
-        RankAndCrowding().do(problem, everyone, n_survive=n, random_state=rng, return_indices=True),
-        dtype=np.intp,
-    )
-    rank, crowding = np.zeros(len(alive)), np.zeros(len(alive))
-    for i, survivor in enumerate(everyone[alive]):
-        if violations[alive[i]] == 0:  # the others were not ranked
-            rank[i], crowding[i] = survivor.get("rank"), survivor.get("crowding")
+    feasible, others = split(violations)
+    kept = survivors(RankAndCrowding(), losses[feasible], n, rng)
+    others = others[: n - len(kept)]
+    alive = np.append(feasible[kept.get("place").astype(np.intp)], others)
+    unranked = np.zeros(len(others))
+    rank = np.append(kept.get("rank").astype(np.float64), unranked)
+    crowding = np.append(kept.get("crowding").astype(np.float64), unranked)
     return alive, (violations[alive], rank, -crowding)

@@ -9,7 +9,7 @@ import numpy as np
 
 from evomerge.domain import Domain
 from evomerge.optimizers import settings
-from evomerge.optimizers._genetic import GeneticSearch, IndexArray, Variation, candidates
+from evomerge.optimizers._genetic import GeneticSearch, IndexArray, Variation, split, survivors
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.types import FloatArray, Observation
 
@@ -123,16 +123,13 @@ class Niches:
         self, losses: FloatArray, violations: FloatArray, n: int, rng: np.random.Generator
     ) -> tuple[IndexArray, tuple[FloatArray, ...]]:
         """Tournaments are decided by violation alone."""
-        feasible = losses[violations == 0]
+        feasible, others = split(violations)
         if len(feasible):
-            self._change_unit(np.ptp(feasible, axis=0))
-        problem, everyone = candidates(losses / self._unit, violations)
+            self._change_unit(np.ptp(losses[feasible], axis=0))
         with warnings.catch_warnings():  # pymoo changes the filters of the whole process
-            alive = self._survival.do(
-                problem, everyone, n_survive=n, random_state=rng, return_indices=True
-            )
-        chosen = np.array(alive, dtype=np.intp)
-        return chosen, (violations[chosen],)
+            kept = survivors(self._survival, losses[feasible] / self._unit, n, rng)
+        alive = np.append(feasible[kept.get("place").astype(np.intp)], others[: n - len(kept)])
+        return alive, (violations[alive],)
 
     def _change_unit(self, spread: FloatArray) -> None:
         """Measures losses in units of their spread, and what is remembered too.

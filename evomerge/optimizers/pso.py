@@ -58,12 +58,12 @@ class Pso(Optimizer):
     sqrt(phi (phi - 4))) (Clerc & Kennedy, "The particle swarm - explosion, stability, and
     convergence", 2002, eq. 15). Works in coordinates scaled to [0, 1]; integers and choices
     are cells of equal width. Initial positions are the best genomes that were learnt (at most
-    half of the swarm), then the domain's anchors, then Sobol points; an initial velocity leads
-    half way to a uniform random point.
+    half of the swarm), then the domain's anchors, then Sobol points; a velocity leads half way
+    to a uniform random point as long as nothing has succeeded.
 
     There are no generations: a particle moves again once its result is known. Asked for more
-    than there are particles at rest, it draws further samples of the next move of those that
-    have waited longest. Results are taken in the order of their ask numbers when the next
+    than there are particles at rest, it draws further samples of the next moves of those that
+    were asked for least recently, with v scaled by a random factor in [0, 2]. Results are taken in the order of their ask numbers when the next
     genome is asked for. A feasible position is better than one that breaks constraints, those
     are in the order of their violation, and a failure is never a best position.
     """
@@ -125,9 +125,9 @@ class Pso(Optimizer):
         order = [(p.waiting, p.asked) for p in self._swarm]
         chosen = order.index(min(order))
         particle = self._swarm[chosen]
+        position, velocity = self._step(particle)
         particle.asked = number
         particle.waiting += 1
-        position, velocity = self._step(particle)
         self._moves[number] = _Move(chosen, position, velocity)
         return self.domain.from_unit(position)
 
@@ -136,15 +136,18 @@ class Pso(Optimizer):
         first = self._promising()[len(self._swarm) : self._count // 2]
         genome = first[0] if first else self._design.take(1)[0]
         position = self.domain.to_unit(genome)
-        velocity = self._limit((self.rng.random(len(self.domain)) - position) / 2)
+        velocity = self._random_velocity(position)
         self._moves[number] = _Move(len(self._swarm), position, velocity)
         self._swarm.append(_Particle(position, velocity, asked=number, waiting=1))
         return genome
 
     def _step(self, particle: _Particle) -> tuple[FloatArray, FloatArray]:
         """Next position and velocity of a particle."""
-        r1, r2 = self.rng.random((2, len(self.domain)))
-        x, velocity = particle.position, particle.velocity.copy()
+        r0, r1, r2 = self.rng.random((3, len(self.domain)))
+        x = particle.position
+        velocity = particle.velocity * (2 * r0 if particle.waiting else 1.0)
+        if self._best is None:
+            velocity = self._random_velocity(x) / self._chi
         if particle.best is not None:
             velocity += self._c1 * r1 * (particle.best - x)
         if self._best is not None:
@@ -156,6 +159,9 @@ class Pso(Optimizer):
         if self._walls == "absorb":
             return inside, np.where(hit, 0.0, velocity)
         return np.clip(2 * inside - reached, 0.0, 1.0), np.where(hit, -velocity, velocity)
+
+    def _random_velocity(self, position: FloatArray) -> FloatArray:
+        return self._limit((self.rng.random(len(self.domain)) - position) / 2)
 
     def _limit(self, velocity: FloatArray) -> FloatArray:
         return np.asarray(np.clip(velocity, -self._fastest, self._fastest))

@@ -150,6 +150,10 @@ def compare(runs: Sequence[Path], reference: Mapping[str, float] | None = None) 
     box = _box(objectives, cloud, reference or {})
     union = cloud[nondominated(cloud)]
     budgets, notes = _budgets(kept)
+    if alone := sum(run.alone for run in kept):
+        notes.append(
+            f"{alone} of {len(kept)} runs have no front: their chosen merge stands for one."
+        )
     measures = [
         _measure(objectives, group.label, run, budget, box, union)
         for budget in budgets
@@ -229,8 +233,8 @@ def _empty(measures: Sequence[Measure]) -> list[str]:
     if not none:
         return []
     return [
-        f"{none} of {len(measures)} fronts have no point that keeps the constraints on held-out "
-        "items: their hypervolume is 0, and IGD and IGD+ are means over the other seeds."
+        f"{none} of {len(measures)} fronts have no measured point that keeps the constraints: "
+        "their hypervolume is 0, and IGD and IGD+ are means over the other seeds."
     ]
 
 

@@ -13,7 +13,7 @@ from evomerge.report.comparison import Comparison, compare
 from evomerge.report.comparison_figures import comparison_charts, group_keys
 from evomerge.report.comparison_text import cells, comparison_csv, gap_text, headings, tested
 from evomerge.report.marks import Key
-from evomerge.report.numbers import duration, p_value, whole
+from evomerge.report.numbers import p_value, whole
 from evomerge.report.page import render
 
 PAGE = "comparison.html"
@@ -30,7 +30,7 @@ class ComparisonContent:
     headings: list[str]
     pairs: list[tuple[str, str, str, str, str]]
     sentences: list[str]
-    runs: list[tuple[str, str, str, list[str], str, str]]
+    runs: list[tuple[str, str, str, list[str], str, float | None]]
     lines: list[Key]
     glyphs: list[Key]
     charts: dict[str, Any]
@@ -107,7 +107,7 @@ def _pairs(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def _runs(comparison: Comparison) -> list[tuple[str, str, str, list[str], str, str]]:
+def _runs(comparison: Comparison) -> list[tuple[str, str, str, list[str], str, float | None]]:
     """Run, group, seed, held-out values of the chosen merge, constraints and time of each run."""
     rows = []
     for group in comparison.groups:
@@ -119,7 +119,5 @@ def _runs(comparison: Comparison) -> list[tuple[str, str, str, list[str], str, s
             kept = {True: "kept", False: "broken", None: "not measured"}[run.kept]
             kept = kept if run.constraints else "none"
             size = whole(run.candidates)
-            rows.append(
-                (run.name, group.label, run.seed, [size, *values], kept, duration(run.seconds))
-            )
+            rows.append((run.name, group.label, run.seed, [size, *values], kept, run.seconds))
     return rows

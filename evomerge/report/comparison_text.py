@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.markdown import markdown_text, printable
 from evomerge.report.comparison import Comparison, Measure, Summary
-from evomerge.report.numbers import NONE, duration, indicator, p_value, whole
+from evomerge.report.numbers import NONE, UNITS, duration, indicator, p_value, points, whole
 from evomerge.report.statistics import Mean, PairTest
 from evomerge.report.words import listed
 
@@ -56,9 +56,17 @@ def comparison_table(comparison: Comparison) -> Group:
         title_justify="left", box=SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
     for place, heading in enumerate(headings(comparison)):
-        table.add_column(printable(heading), overflow="fold", justify="right" if place else "left")
+        table.add_column(
+            Text(printable(heading)),
+            overflow="fold",
+            justify="right" if place else "left",
+            no_wrap=place > 0 and comparison.several,
+        )
     for summary in comparison.summaries:
-        table.add_row(*(Text(printable(cell)) for cell in cells(comparison, summary)))
+        row = cells(comparison, summary)
+        if comparison.several:  # a terminal has no room for both ends of three intervals
+            row[3:6] = map(_short, (summary.main, summary.igd, summary.igd_plus))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     lines = [*tested(comparison), *comparison.notes, *comparison.left_out]
     return Group(table, *(Text(printable(line)) for line in lines))
 
@@ -132,7 +140,17 @@ def pair_text(comparison: Comparison, pair: PairTest) -> str:
 
 def gap_text(comparison: Comparison, gap: float) -> str:
     """A difference in the unit of what was tested."""
-    return indicator(gap) if comparison.several else comparison.objectives[0].show(gap)
+    if comparison.several:
+        return indicator(gap)
+    objective = comparison.objectives[0]
+    return objective.show(gap) if objective.metric in UNITS else points(gap, sign=False)
+
+
+def _short(mean: Mean) -> str:
+    """A mean and half the width of its interval: "0.544±0.049"."""
+    if mean.value is None or mean.high is None:
+        return NONE if mean.value is None else f"{mean.value:.3f}"
+    return f"{mean.value:.3f}±{mean.high - mean.value:.3f}"
 
 
 def _mean(comparison: Comparison, mean: Mean) -> str:

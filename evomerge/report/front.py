@@ -32,7 +32,7 @@ class Point:
         search: its values on the search items; None if unknown.
         low: lower ends of the 95% intervals of `test`, None where unknown.
         high: upper ends.
-        violation: sum of what it breaks the constraints by, on the held-out items.
+        violation: sum of what it breaks the constraints by, as the study recorded it.
         best: whether no other point that keeps the constraints dominates it on held-out items.
         knee: whether it is the front's knee.
     """
@@ -51,11 +51,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a front is compared with: a source, a control or the chosen merge."""
+    """A model that a front is compared with: a source, a control or the chosen merge.
+
+    `test` has a raw value an objective on the held-out items, None where it was not measured.
+    """
 
     name: str
     role: str
-    test: tuple[float, ...]
+    test: tuple[float | None, ...]
 
     @property
     def chosen(self) -> bool:
@@ -180,7 +183,7 @@ def search_losses(
 def mark(objectives: Sequence[Objective], points: Sequence[Point]) -> list[Point]:
     """Says of each point whether it is non-dominated on the held-out items, and which is the knee.
 
-    Points that break a constraint there, or were not measured, are neither and dominate none.
+    Points that break a constraint, or were not measured, are neither and dominate none.
     """
     usable = [p.test is not None and p.violation <= 0 for p in points]
     array = held_out(objectives, points)
@@ -265,13 +268,22 @@ def _reference(objectives: Sequence[Objective], results: Json) -> FloatArray | N
 
 
 def models_of(results: Json, objectives: Sequence[Objective]) -> list[Model]:
+    """The models of which a value of an objective is known, by role.
+
+    What the results do not say of the chosen merge is taken from its point of the front.
+    """
     models = []
+    point = next((p for p in front_points(results, objectives) if p.chosen and p.test), None)
     for name, entry in mapping(results.get("models")).items():
         model = mapping(entry)
-        test = read_values(objectives, mapping(mapping(model.get("objectives")).get("test")))
+        known = mapping(mapping(model.get("objectives")).get("test"))
+        test = tuple(number(known.get(o.name)) for o in objectives)
         role = str(model.get("role", ""))
         role = ROLES[0] if name == results.get("best") else role
-        if test is not None:
+        if point is not None and point.test is not None and role == ROLES[0]:
+            pairs = zip(test, point.test, strict=True)
+            test = tuple(own if value is None else value for value, own in pairs)
+        if any(value is not None for value in test):
             models.append(Model(name, role if role in ROLES else ROLES[-1], test))
     return sorted(models, key=lambda model: ROLES.index(model.role))
 

@@ -24,7 +24,7 @@ KEYS = {
     "front": Key("candidate on the front of the search items", "circle", COLOURS[2], filled=False),
     "infeasible": Key("candidate that breaks a constraint", "cross", COLOURS[3]),
     "held-out": Key("front, on held-out items", "circle", COLOURS[1]),
-    "broken": Key("its points that break a constraint there", "circle", COLOURS[3], filled=False),
+    "broken": Key("its points that break a constraint", "circle", COLOURS[3], filled=False),
     "chosen merge": Key("chosen merge, on held-out items", "diamond", COLOURS[0]),
     "source": Key("source, on held-out items", "square", COLOURS[2]),
     "control": Key("control, on held-out items", "triangle", COLOURS[4]),
@@ -36,7 +36,8 @@ def front_charts(front: Front, constraints: Sequence[Constraint]) -> dict[str, S
     """The charts by name: `front-I-J` of pairs of objectives, `front-parallel`, `hypervolume`."""
     charts: dict[str, Spec] = {}
     size = len(front.objectives)
-    measured = any(point.test is not None for point in front.points) or front.models
+    measured = any(point.test is not None for point in front.points)
+    measured |= any(None not in model.test for model in front.models)
     if (front.dots or measured) and size <= PAIRED:
         for i, j in combinations(range(size), 2):
             charts[f"front-{i}-{j}"] = pair_chart(front, constraints, i, j)
@@ -60,19 +61,23 @@ def pair_chart(front: Front, constraints: Sequence[Constraint], i: int, j: int) 
         layer
         for constraint in constraints
         for side, objective, position in (("x", first, x), ("y", second, y))
-        if constraint.bounds(objective)
+        if constraint.bounds(objective) and constraint.bound is not None
         for layer in _bound(constraint, side, position)
     ]
     if len(front.objectives) == 2:
         layers += _stair(front, x, y)
     layers += _intervals(front, i, j, x, y)
     for kind, rows in _rows(front).items():
-        values = [row | {"x": row["all"][i], "y": row["all"][j]} for row in rows]
+        values = [
+            row | {"x": row["all"][i], "y": row["all"][j]}
+            for row in rows
+            if row["all"][i] is not None and row["all"][j] is not None
+        ]
         small = kind in ("candidate", "infeasible", "front")
         key = KEYS[kind]
         mark = glyph(
             key.shape, key.colour, SIZES.get(kind, 150 if kind == "chosen merge" else 90),
-            key.filled, 0.45 if small else 1.0,
+            key.filled, 0.8 if kind == "front" else 0.45 if small else 1.0,
         )  # fmt: skip
         tips = tooltip("name", "what", "values", *([] if small else ["95% interval"]))
         encoding = {"x": x, "y": y, "tooltip": tips}
@@ -84,7 +89,12 @@ def pair_chart(front: Front, constraints: Sequence[Constraint], i: int, j: int) 
 
 def parallel_chart(front: Front) -> Spec:
     """One upright axis an objective, best value on top; one line a model, on held-out items."""
-    drawn = [(kind, row) for kind, rows in _rows(front).items() for row in rows if "line" in row]
+    drawn = [
+        (kind, row)
+        for kind, rows in _rows(front).items()
+        for row in rows
+        if "line" in row and None not in row["all"]
+    ]
     values = [row["all"] for _, row in drawn]
     box = Box.around(losses(front.objectives, values))
     heights = 1.0 - box.unit(losses(front.objectives, values))
@@ -196,7 +206,7 @@ def _rows(front: Front) -> dict[str, list[Spec]]:
 
 def _row(
     name: str,
-    values: Sequence[float],
+    values: Sequence[float | None],
     objectives: Sequence[Objective],
     kind: str,
     of: Point | Model | None = None,
@@ -215,12 +225,18 @@ def _row(
 
 def _names(front: Front, i: int, j: int, x: Spec, y: Spec) -> list[Spec]:
     """The names of sources, the chosen merge and the knee beside their symbols."""
-    named = [(m.name, m.test) for m in front.models if m.role == "source"]
+    named: list[tuple[str, Sequence[float | None]]] = [
+        (m.name, m.test) for m in front.models if m.role == "source"
+    ]
     for point in front.points:
         if point.test is not None and (point.chosen or point.knee):
             label = ["chosen"] if point.chosen else []
             named.append((" and ".join([*label, *(["knee"] if point.knee else [])]), point.test))
-    data = [{"text": name, "x": values[i], "y": values[j]} for name, values in named]
+    data = [
+        {"text": name, "x": values[i], "y": values[j]}
+        for name, values in named
+        if values[i] is not None and values[j] is not None
+    ]
     mark = {"type": "text", "style": "label", "align": "left", "baseline": "bottom", "dx": 8,
             "dy": -4, "limit": 130}  # fmt: skip
     layer = _layer(data, mark, x, y)

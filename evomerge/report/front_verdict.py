@@ -35,7 +35,7 @@ def front_verdict(
         return kind, badge, headline, tuple(constraint_sentences(constraints))
     headline = f"The chosen merge, “{name}”, has {_measured(objectives, chosen, point)}."
     sentences = [
-        *([_preference(objectives)] if several else []),
+        *([_preference(objectives, bool(every))] if several else []),
         *_front(results, objectives, every),
         *constraint_sentences(constraints),
         *_sources(objectives, models, chosen),
@@ -69,12 +69,13 @@ def _measured(objectives: Sequence[Objective], chosen: Model, point: Point | Non
         low = point.low[place] if point else None
         shown = objective.show_interval(low, point.high[place] if point else None)
         between = "" if shown == NONE else f" {shown}"
-        parts.append(f"{objective.name} {objective.show(chosen.test[place])}{between}")
+        if chosen.test[place] is not None:
+            parts.append(f"{objective.name} {objective.show(chosen.test[place])}{between}")
     bracket = " (95% intervals in brackets)" if any("[" in part for part in parts) else ""
     return f"{listed(parts)} on the held-out test items{bracket}"
 
 
-def _preference(objectives: Sequence[Objective]) -> str:
+def _preference(objectives: Sequence[Objective], front: bool) -> str:
     lower = [o.name for o in objectives if o.minimised]
     higher = [o.name for o in objectives if not o.minimised]
     parts = [f"higher is better in {listed(higher)}"] if higher else []
@@ -84,7 +85,8 @@ def _preference(objectives: Sequence[Objective]) -> str:
     weights = [f"{o.name} {o.weight:g}" for o in objectives if o.weight is not None]
     if len(weights) < len(objectives):
         return direction
-    return f"{direction} It was chosen from the front by the preference weights {listed(weights)}."
+    how = "It was chosen from the front by" if front else "The search combined them by"
+    return f"{direction} {how} the preference weights {listed(weights)}."
 
 
 def _front(results: Json, objectives: Sequence[Objective], every: Sequence[Point]) -> list[str]:
@@ -103,36 +105,45 @@ def _front(results: Json, objectives: Sequence[Objective], every: Sequence[Point
 
 
 def _sources(objectives: Sequence[Objective], models: Sequence[Model], chosen: Model) -> list[str]:
-    sources = [model for model in models if model.role == "source"]
     sentences = []
-    for place, objective in enumerate(objectives if sources else ()):
-        pick = min if objective.minimised else max
-        best = pick(sources, key=lambda source: source.test[place])
-        value, mine = best.test[place], chosen.test[place]
+    for place, objective in enumerate(objectives):
+        known = [
+            (value, model.name)
+            for model in models
+            if model.role == "source" and (value := model.test[place]) is not None
+        ]
+        mine = chosen.test[place]
+        if not known or mine is None:
+            continue
+        value, name = min(known) if objective.minimised else max(known)
         relation = "the same as" if mine == value else "worse than"
         if objective.better(mine, value):
             relation = "better than"
         sentences.append(
-            f"In {objective.name} the best source is “{best.name}” with {objective.show(value)}: "
+            f"In {objective.name} the best source is “{name}” with {objective.show(value)}: "
             f"the merge, with {objective.show(mine)}, is {relation} that."
         )
     return sentences
 
 
 def _dominating(objectives: Sequence[Objective], models: Sequence[Model], chosen: Model) -> str:
-    others = [model for model in models if not model.chosen]
-    above = [m.name for m in others if _dominates(objectives, m.test, chosen.test)]
-    below = [m.name for m in others if _dominates(objectives, chosen.test, m.test)]
-    if not others:
-        return "No other model was measured on these objectives: no claim is made."
+    mine = _all(chosen)
+    others = [(m.name, test) for m in models if not m.chosen and (test := _all(m)) is not None]
+    if not others or mine is None:
+        return "No other model was measured on all objectives: no claim is made on all together."
+    above = [name for name, test in others if _dominates(objectives, test, mine)]
+    below = [name for name, test in others if _dominates(objectives, mine, test)]
     parts = [
         f"At least as good in every objective and better in one: {_quoted(above)}."
         if above
         else "No source or control is at least as good in every objective and better in one."
     ]
     if below:
-        parts.append(f"The merge is that to {_quoted(below)}.")
-    parts.append("These are measured values; the differences were not tested.")
+        parts.append(
+            f"Compared with {_quoted(below)} it is at least as good in every objective and "
+            "better in one."
+        )
+    parts.append("These are measured values; the differences were not tested together.")
     return " ".join(parts)
 
 
@@ -141,16 +152,26 @@ def _dominates(objectives: Sequence[Objective], a: Sequence[float], b: Sequence[
     return not any(o.better(y, x) for o, x, y in pairs) and any(o.better(x, y) for o, x, y in pairs)
 
 
+def _all(model: Model) -> tuple[float, ...] | None:
+    known = tuple(value for value in model.test if value is not None)
+    return known if len(known) == len(model.test) else None
+
+
 def _paired(results: Json) -> list[str]:
-    paired = mapping(results.get("paired_test"))
-    difference, p = number(paired.get("difference")), number(paired.get("p"))
-    if difference is None or not results.get("objective"):
-        return []
-    figures = points_interval(number(paired.get("low")), number(paired.get("high")))
-    return [
-        f"The plain score on {results['objective']} alone differs from that of "
-        f"“{paired.get('against')}” by {points(difference)} ({figures}, {p_value(p)})."
-    ]
+    """The paired tests, task by task; those of several tasks are not corrected for that."""
+    tests = mapping(results.get("paired_tests"))
+    if not tests and results.get("objective"):
+        tests = {str(results["objective"]): results.get("paired_test")}
+    sentences = []
+    for task, paired in ((task, mapping(test)) for task, test in tests.items()):
+        difference, p = number(paired.get("difference")), number(paired.get("p"))
+        if difference is not None:
+            figures = points_interval(number(paired.get("low")), number(paired.get("high")))
+            sentences.append(
+                f"The plain score on {task} alone differs from that of “{paired.get('against')}” "
+                f"by {points(difference)} ({figures}, {p_value(p)})."
+            )
+    return sentences
 
 
 def _quoted(names: Sequence[str]) -> str:

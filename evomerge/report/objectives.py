@@ -73,7 +73,8 @@ class Constraint:
         task: the task that it is measured on; empty if it belongs to none.
         metric: as in `Objective`.
         at_least: whether the bound is a least value; else it is a greatest.
-        bound: the bound, in the metric's unit.
+        bound: the bound, in the metric's unit; None while it is not known.
+        model: the model whose own value is the bound, while that is not known.
         found: what the chosen merge has on the held-out items; None if not measured.
         broken: how many measured candidates broke it.
         measured: how many candidates it was measured on.
@@ -83,7 +84,8 @@ class Constraint:
     task: str
     metric: str
     at_least: bool
-    bound: float
+    bound: float | None
+    model: str = ""
     found: float | None = None
     broken: int = 0
     measured: int = 0
@@ -91,7 +93,10 @@ class Constraint:
     @property
     def condition(self) -> str:
         """The bound in words: "at most 40.0 tokens"."""
-        return f"at {'least' if self.at_least else 'most'} {amount(self.metric, self.bound)}"
+        side = f"at {'least' if self.at_least else 'most'}"
+        if self.bound is None:
+            return f"{side} that of {self.model}, not measured yet"
+        return f"{side} {amount(self.metric, self.bound)}"
 
     @property
     def shown(self) -> str:
@@ -101,7 +106,7 @@ class Constraint:
     @property
     def satisfied(self) -> bool | None:
         """Whether the chosen merge keeps it on the held-out items; None if not measured."""
-        if self.found is None:
+        if self.found is None or self.bound is None:
             return None
         return self.found >= self.bound if self.at_least else self.found <= self.bound
 
@@ -142,7 +147,8 @@ def read_constraints(
     constraints = []
     for place, entry in enumerate(map(mapping, listed if isinstance(listed, list) else [])):
         bound = number(entry.get("bound"))
-        if bound is None:
+        model = entry.get("bound") if bound is None else ""
+        if not isinstance(model, str) or (bound is None and not model):
             continue
         values = [row[place] for row in told if len(row) > place]
         constraint = Constraint(
@@ -151,6 +157,7 @@ def read_constraints(
             metric=str(entry.get("metric") or "score"),
             at_least=entry.get("sense") == "at_least",
             bound=bound,
+            model=model,
         )
         constraints.append(
             replace(

@@ -41,12 +41,12 @@ class Box:
         """Hypervolume as a share of the box between reference and ideal, in [0, 1].
 
         The hypervolume after the normalisation of `unit`, divided by that of the ideal point. An
-        objective in which the reference is not worse than the ideal and that is constant has no
-        say; a reference that is better than every point leaves 0.
+        objective that is constant, also in the reference, has no say; a reference that is better
+        than every point in another leaves 0.
         """
         reference = self.unit(self.reference[None])[0]
         constant = self.nadir <= self.ideal
-        reference = np.where(constant & (reference <= 0), 1.0, reference)
+        reference = np.where(constant & (reference == 0), 1.0, reference)
         if (reference <= 0).any():
             return 0.0
         return hypervolume(self.unit(points), reference) / float(reference.prod())

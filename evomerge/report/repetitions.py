@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Repetition:
         settings: its config, flat, without seed and run_dir.
         candidates: how many it evaluated.
         seconds: its wall-clock time.
+        alone: whether it has several objectives and no front, only a chosen merge.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Repetition:
     settings: Mapping[str, str] = field(default_factory=dict)
     candidates: int | None = None
     seconds: float | None = None
+    alone: bool = False
 
     @property
     def kept(self) -> bool | None:
@@ -104,7 +106,7 @@ def read_repetitions(paths: Sequence[Path]) -> tuple[list[Repetition], list[str]
         if files.results is None:
             left_out.append(f"{name} is not finished: it has no results.json yet.")
             continue
-        run = _repetition(name, files, files.results)
+        run = _chosen_alone(_repetition(name, files, files.results))
         if len(run.objectives) > 1 and not run.points:
             left_out.append(f"{name} has no front in its results.json.")
         elif len(run.objectives) == 1 and run.chosen is None:
@@ -192,6 +194,14 @@ def _repetition(name: str, files: RunFiles, results: Json) -> Repetition:
     )
 
 
+def _chosen_alone(run: Repetition) -> Repetition:
+    """A run with several objectives and no front as one whose front is its chosen merge."""
+    if len(run.objectives) < 2 or run.points or run.chosen is None:
+        return run
+    point = Point("chosen merge", -1, True, run.chosen, None)
+    return replace(run, points=(point,), budgets={run.candidates or 0: {-1}}, alone=True)
+
+
 def _plain_objective(results: Json) -> tuple[Objective, ...]:
     """The objective of a run that lists none: the plain score on its task."""
     name = str(results.get("objective") or next(iter(task_names(results)), "score"))
@@ -201,6 +211,8 @@ def _plain_objective(results: Json) -> tuple[Objective, ...]:
 def _chosen(results: Json, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
     best = mapping(mapping(results.get("models")).get(str(results.get("best"))))
     values = read_values(objectives, mapping(mapping(best.get("objectives")).get("test")))
+    if values is None:
+        values = next((p.test for p in front_points(results, objectives) if p.chosen), None)
     first = objectives[0]
     if values is None and len(objectives) == 1 and first.metric == "score":
         splits = mapping(mapping(best.get("scores")).get(first.task or first.name))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.markdown import markdown_text, printable
+from evomerge.report.front import Model, models_of
 from evomerge.report.numbers import NONE, interval, percent, whole
+from evomerge.report.objectives import Objective, read_objectives
 from evomerge.report.reading import Json
 from evomerge.report.rows import Row, Score, task_names, task_rows
 
@@ -23,12 +25,34 @@ def results_table(results: Json) -> Group:
     Names are shown as they are: neither rich's markup nor control characters in them act.
     """
     from rich.console import Group
+    from rich.text import Text
 
     tasks = task_names(results)
     parts: list[RenderableType] = [_objective(results, tasks[0])] if tasks else []
     if len(tasks) > 1:
         parts.append(_others(results, tasks[1:]))
+    if (values := objective_values(results)) is not None:
+        objectives, models = values
+        table = _empty("Objectives of the search, held-out")
+        table.add_column("Model", overflow="fold")
+        for objective in objectives:
+            table.add_column(Text(printable(objective.title)), justify="right", overflow="fold")
+        for model in models:
+            _add(table, model.chosen, [model.name, *_shown(objectives, model)])
+        parts.append(table)
     return Group(*parts)
+
+
+def objective_values(results: Json) -> tuple[tuple[Objective, ...], list[Model]] | None:
+    """Objectives and the models' held-out values of them; None for a search of a plain score."""
+    objectives = read_objectives(results, {})
+    plain = len(objectives) == 1 and objectives[0].metric == "score"
+    models = [] if plain else models_of(results, objectives)
+    return (objectives, models) if models else None
+
+
+def _shown(objectives: Sequence[Objective], model: Model) -> list[str]:
+    return [o.show(value, unit=False) for o, value in zip(objectives, model.test, strict=True)]
 
 
 def _objective(results: Json, task: str) -> Table:
@@ -96,6 +120,15 @@ def results_markdown(results: Json) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         heading = f"{markdown_text(task)}:\n\n" if len(tasks) > 1 else ""
         blocks.append(heading + "\n".join(lines) + "\n")
+    if (found := objective_values(results)) is not None:
+        objectives, models = found
+        titles = [markdown_text(objective.title) for objective in objectives]
+        lines = [f"| Model | Role | {' | '.join(titles)} |", f"|---|---{'|---:' * len(titles)}|"]
+        for model in models:
+            name = markdown_text(model.name)
+            named = [f"**{name}**" if model.chosen else name, model.role]
+            lines.append(f"| {' | '.join([*named, *_shown(objectives, model)])} |")
+        blocks.append("Objectives of the search, held-out:\n\n" + "\n".join(lines) + "\n")
     return "\n".join(blocks) if blocks else "No model has been measured.\n"
 
 

@@ -244,6 +244,15 @@ def _check_parameter(one: Searched, found: Mapping[str, Operator]) -> None:
         )  # fmt: skip
     for operator in users:
         check_searchable(one, operator, field)
+        parameter = operator.parameters[one.name]
+        if one.choices or not isinstance(parameter, Parameter):
+            continue
+        if not parameter.low <= one.low <= one.high <= parameter.high:
+            raise ConfigError.of(
+                field, f"low={one.low:g}, high={one.high:g}",
+                f"bounds in [{parameter.low:g}, {parameter.high:g}] for {operator.name}",
+                "Correct the bounds.",
+            )  # fmt: skip
     if len({operator.is_per_source(one.name) for operator in users}) > 1:
         raise ConfigError.of(
             field, "a parameter that some of the operators have per source, others once",

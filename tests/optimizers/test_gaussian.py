@@ -40,6 +40,7 @@ def test_posterior_is_scikit_learns():
     mean, covariance = other.predict(new, return_cov=True)
     covariance -= np.eye(len(new)) * HYPER.noise * y.var()  # theirs is of an observation
     assert np.allclose(process.predict(new)[0], mean, rtol=1e-7)
+    assert np.allclose(process.mean(new), mean, rtol=1e-7)
     assert np.allclose(process.covariance(new, new), covariance, atol=1e-7)
     assert np.allclose(process.predict(new)[1], np.diag(covariance), atol=1e-7)
 

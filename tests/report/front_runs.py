@@ -130,9 +130,7 @@ def _results(
     budgets: tuple[int, ...],
 ) -> dict[str, Any]:
     feasible = {i for i in values if all(c <= 0 for c in told[i])}
-    ids = {
-        b: front_ids(objectives, values, {i for i in feasible if i < b}) for b in budgets
-    }
+    ids = {b: front_ids(objectives, values, {i for i in feasible if i < b}) for b in budgets}
     listed = sorted({i for front in ids.values() for i in front})
     last = ids[max(budgets)]
     chosen = last[len(last) // 2] if last else None

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import front_runs as fronts
 import pytest
 import report_runs as runs
 
-from evomerge.report import write_report
+from evomerge.report import write_comparison, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -118,5 +119,77 @@ def test_copy_button_and_keyboard(browser: Any, pages: dict[str, Path]) -> None:
     button.filter(has_text=re.compile("Copied|Selected")).wait_for()
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.id") == "recipe-yaml"
+    tab.close()
+    assert noises == []
+
+
+CHARTS = {"two": 4, "three": 7, "searching": 3, "fronts": 5, "evil-fronts": 5, "scores": 2}
+
+
+@pytest.fixture(scope="module")
+def front_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages of runs with several objectives, and of several runs."""
+    folder = tmp_path_factory.mktemp("fronts")
+    three = [fronts.ACCURACY, fronts.LENGTH, fronts.POLITE]
+    evil = f"{runs.EVIL}<img src=x onerror=alert(2)>"
+    names = [fronts.ACCURACY | {"name": evil}, fronts.LENGTH]
+    two = fronts.make(folder / "two", constraints=[fronts.TOKENS])
+    searching = fronts.make(folder / "searching", constraints=[fronts.TOKENS], finished=False)
+    groups: dict[str, list[Path]] = {"fronts": [], "evil-fronts": [], "scores": []}
+    for seed in range(3):
+        for name in ("nsga2", "random"):
+            run = folder / "runs" / name / f"seed{seed}"
+            groups["fronts"].append(fronts.make(run, optimizer=name, seed=seed))
+            run = folder / "evil" / name / f"seed{seed}"
+            groups["evil-fronts"].append(
+                fronts.make(run, names, optimizer=f"{evil} {name}", seed=seed)
+            )
+            run = folder / "scores" / name / f"seed{seed}"
+            outcome = runs.results(seed=seed, optimizer=name)
+            groups["scores"].append(runs.write_run(run, runs.events(40), outcome))
+    return {
+        "two": write_report(two),
+        "three": write_report(fronts.make(folder / "three", three)),
+        "searching": write_report(searching),
+        **{name: write_comparison(made, folder / name) for name, made in groups.items()},
+    }
+
+
+@pytest.mark.parametrize("name", list(CHARTS))
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "dark")])
+def test_pages_of_fronts_are_quiet_and_draw_their_charts(
+    browser: Any, front_pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    noises: list[str] = []
+    tab = opened(browser, front_pages[name], noises, width, color_scheme=scheme)
+    wanted = tab.locator("[data-chart]").count()
+    assert wanted == CHARTS[name]
+    assert tab.locator("[data-chart] svg").count() == wanted
+    assert tab.locator("script:not([type])").count() == 2
+    assert tab.locator("img").count() == 0
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.close()
+    assert noises == []
+
+
+def test_a_table_sorts_by_value(browser: Any, front_pages: dict[str, Path]) -> None:
+    noises: list[str] = []
+    tab = opened(browser, front_pages["two"], noises)
+    table = tab.locator("#front ~ * table.sortable, section:has(#front) table.sortable").first
+    values = (
+        """(table) => [...table.tBodies[0].rows].map((r) => Number(r.cells[3].dataset.value))"""
+    )
+    heading = table.locator("thead th").nth(3)
+    heading.locator("button").press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    up = table.evaluate(values)
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert table.evaluate(values) == up[::-1] == sorted(up, reverse=True)
+    names = table.locator("thead th").nth(0)
+    names.locator("button").click()
+    texts = table.locator("tbody th").all_inner_texts()
+    assert [int(text.split()[1]) for text in texts] == sorted(int(t.split()[1]) for t in texts)
+    assert heading.get_attribute("aria-sort") is None
     tab.close()
     assert noises == []

@@ -58,7 +58,7 @@
   function cellValue(row, column) {
     const cell = row.cells[column];
     const text = cell.dataset.value ?? cell.textContent.trim();
-    const number = text === "" ? NaN : Number(text);
+    const number = /^[-+]?[\d.]/.test(text) ? Number.parseFloat(text.replaceAll(",", "")) : NaN;
     return { text, number };
   }
 
