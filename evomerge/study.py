@@ -151,7 +151,7 @@ class _Begin:
         """
         setup = self.setup
         base = setup.merger.checkpoint(setup.config["models"]["base"])
-        if base.bytes > _LARGEST:
+        if base.bytes() > _LARGEST:
             return None
         pairs = [pair for task in setup.search_tasks for pair in gold_pairs(task, _FISHER_ITEMS)]
         cache = self.journal.run_dir / "fisher.json"

@@ -1,16 +1,23 @@
 """Genomes to recipes and back; which tensors a dimension reaches; checked bounds."""
 
+import inspect
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.build import load_target
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.layout import layout_of
 from evomerge.checkpoints.merger import Merger
 from evomerge.domain import Domain
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe, resolve
+from evomerge.setup import make_space
 from evomerge.space import MergeSpace
 from evomerge.spaces.simplex import shares
 from evomerge.zoo import zoo_path
@@ -441,3 +448,45 @@ def test_sparsity_averages_over_the_layer_groups():
     genome = np.zeros(28)
     genome[3] = 1.0
     assert merge_space.sparsity(genome) == pytest.approx(27 / 28)
+
+
+# -- the files and the page ------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+FILES = ("della", "operators", "routes", "simplex", "slerp", "task_arithmetic", "ties", "ties_dare")
+SPECS = {name: ROOT.joinpath(f"conf/space/{name}.yaml").read_text("utf-8") for name in FILES}
+PAGE = ROOT.joinpath("docs/spaces.md").read_text("utf-8")
+SPECS |= {
+    f"page {i}": text
+    for i, text in enumerate(re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
+    if "_target_" in text
+}
+
+
+@pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
+def test_spaces_of_files_and_of_the_page_plan_their_anchors(text):
+    spec = yaml.safe_load(text)
+    names = ("math",) if spec.get("method") == "slerp" else ("math", "japanese", "sorter")
+    merger = Merger(threads=1)
+    config = {
+        "models": {
+            "base": str(zoo_path("models/base")),
+            "sources": {n: str(zoo_path(f"models/{n}")) for n in names},
+        },
+        "space": spec,
+        "dtype": "bfloat16",
+        "seed": 0,
+    }
+    found = make_space(config, merger)
+    for genome in found.anchors():
+        merger.assemble(found.decode(genome))
+        assert 0.0 <= found.sparsity(genome) <= 1.0
+
+
+def test_every_argument_of_a_space_has_its_key():
+    known = ("base", "sources", "groups", "dtype", "seed", "self")
+    for name in ("simplex", "operators", "routes"):
+        spec = yaml.safe_load(SPECS[name])
+        target = load_target(spec, "space")
+        arguments = [a for a in inspect.signature(target.__init__).parameters if a not in known]
+        assert sorted(arguments) == sorted(k for k in spec if k != "_target_")

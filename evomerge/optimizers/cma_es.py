@@ -110,7 +110,7 @@ class CmaEs(Optimizer):
             "verb_log": 0,
         }
         self._cma = cma.CMAEvolutionStrategy(self._pad(start, 0.5), self._sigma, options)
-        self._celled = self._pad(self.domain.whole & (self._width > 1), 0.0) > 0
+        self._celled = self._pad(np.where(self.domain.whole, self._width, 0.0), 0.0) > 1
         cell = self._pad(1 / np.maximum(self._width, 1.0), 1.0)
         self._bounds, self._edges = (  # in coordinates without bounds
             [self._cma.boundary_handler.inverse(at) for at in (low, 1.0 - low)]

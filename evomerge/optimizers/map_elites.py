@@ -7,7 +7,7 @@ objective in turn is the quality, the others are what the map is laid out by.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,7 @@ class MapElites(Optimizer):
         self._seen.add(genome.tobytes())
         return genome
 
-    def _unseen(self, draw: Any) -> FloatArray:
+    def _unseen(self, draw: Callable[[], FloatArray]) -> FloatArray:
         """What `draw` gives; something new if that is found."""
         for _ in range(TRIES):
             genome = self.domain.snap(draw())
@@ -224,8 +224,9 @@ class MapElites(Optimizer):
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Genomes `m x n`, values `m x k`, violations `m` of the results that may enter."""
         some = [r for r in results if r[1].feasible or not self._feasible]
-        genomes = np.array([genome for genome, _ in some]).reshape(len(some), -1)
-        values = np.array([fitness.values for _, fitness in some]).reshape(len(some), -1)
+        m, n, k = len(some), len(self.domain), self.domain.objectives
+        genomes = np.array([genome for genome, _ in some]).reshape(m, n)
+        values = np.array([fitness.values for _, fitness in some]).reshape(m, k)
         return genomes, values, np.array([fitness.violation for _, fitness in some])
 
     def _coordinates(self, genomes: FloatArray, values: FloatArray) -> FloatArray:

@@ -56,16 +56,17 @@ class Pso(Optimizer):
     A velocity becomes chi (v + c1 r1 (own best - x) + c2 r2 (swarm's best - x)) with r1, r2
     uniform in [0, 1] in each dimension, phi = c1 + c2 > 4 and chi = 2 / (phi - 2 +
     sqrt(phi (phi - 4))) (Clerc & Kennedy, "The particle swarm - explosion, stability, and
-    convergence", 2002, eq. 15). Works in coordinates scaled to [0, 1]; integers and choices
-    are cells of equal width. Initial positions are the best genomes that were learnt (at most
-    half of the swarm), then the domain's anchors, then Sobol points; a velocity leads half way
-    to a uniform random point as long as nothing has succeeded.
+    convergence in a multidimensional complex space", 2002). Works in coordinates scaled to
+    [0, 1]; integers and choices are cells of equal width. Initial positions are the best
+    genomes that were learnt (at most half of the swarm), then the domain's anchors, then Sobol
+    points; a velocity leads half way to a uniform random point as long as nothing has succeeded.
 
     There are no generations: a particle moves again once its result is known. Asked for more
     than there are particles at rest, it draws further samples of the next moves of those that
-    were asked for least recently, with v scaled by a random factor in [0, 2]. Results are taken in the order of their ask numbers when the next
-    genome is asked for. A feasible position is better than one that breaks constraints, those
-    are in the order of their violation, and a failure is never a best position.
+    were asked for least recently, each shortened by random factors. Results are taken in the
+    order of their ask numbers when the next genome is asked for. A feasible position is better
+    than one that breaks constraints, those are in the order of their violation, and a failure
+    is never a best position.
     """
 
     asynchronous = True
@@ -145,14 +146,14 @@ class Pso(Optimizer):
         """Next position and velocity of a particle."""
         r0, r1, r2 = self.rng.random((3, len(self.domain)))
         x = particle.position
-        velocity = particle.velocity * (2 * r0 if particle.waiting else 1.0)
+        velocity = particle.velocity.copy()
         if self._best is None:
             velocity = self._random_velocity(x) / self._chi
         if particle.best is not None:
             velocity += self._c1 * r1 * (particle.best - x)
         if self._best is not None:
             velocity += self._c2 * r2 * (self._best[0] - x)
-        velocity = self._limit(self._chi * velocity)
+        velocity = self._limit(self._chi * velocity) * (r0 if particle.waiting else 1.0)
         reached = x + velocity
         inside = np.clip(reached, 0.0, 1.0)
         hit = reached != inside

@@ -261,7 +261,10 @@ def _labels(firsts: Sequence[Repetition], differing: Sequence[str]) -> list[str]
         own = [key for key in differing if len({r.settings.get(key, "") for r in alike}) > 1]
         parts = [run.experiment] if experiments else []
         parts += [run.optimizer] if optimizers or not (experiments or own) else []
-        parts += [_setting(key, run.settings.get(key, "")) for key in own[:LABEL_SETTINGS]]
+        short = [key.rsplit(".", 1)[-1] for key in own]
+        for key, last in list(zip(own, short, strict=True))[:LABEL_SETTINGS]:
+            name = last if short.count(last) == 1 else ".".join(key.split(".")[-2:])
+            parts.append(_setting(name, run.settings.get(key, "")))
         parts += ["..."] if len(own) > LABEL_SETTINGS else []
         label = ", ".join(parts)
         same = sum(other == label or other.startswith(f"{label} (") for other in labels)
@@ -269,10 +272,10 @@ def _labels(firsts: Sequence[Repetition], differing: Sequence[str]) -> list[str]
     return labels
 
 
-def _setting(key: str, value: str) -> str:
-    """A setting as a label has it: its last key, and of a path the last part."""
+def _setting(name: str, value: str) -> str:
+    """A setting as a label has it: of a path, only the last part."""
     shown = value.rstrip("/").rsplit("/", 1)[-1]
-    return f"{key.rsplit('.', 1)[-1]}={shown[:40] or 'none'}"
+    return f"{name}={shown[:40] or 'none'}"
 
 
 def _seed_order(seed: str) -> tuple[int, str]:

@@ -146,17 +146,17 @@ class TestSepCmaEs(OptimizerConformance):
         return SepCmaEs(domain, seed)
 
     def test_beats_the_full_matrix_on_a_separable_ellipsoid(self):
-        """60 dimensions, condition 1e4, medians of three seeds at 3000 evaluations."""
+        """60 dimensions, condition 1e4, 3000 evaluations, each of two seeds."""
         scales = np.logspace(0, 4, 60)
 
         def fitness(genome):
             return -float((scales * (genome - 0.2) ** 2).sum())
 
-        def loss(kind):
-            runs = (drive(kind(box(60), seed), 3000, fitness) for seed in range(3))
-            return np.median([-max(map(fitness, run)) for run in runs])
+        def losses(kind):
+            runs = (drive(kind(box(60), seed), 3000, fitness) for seed in range(2))
+            return [-max(map(fitness, run)) for run in runs]
 
-        assert loss(SepCmaEs) < loss(CmaEs) / 5
+        assert max(losses(SepCmaEs)) < min(losses(CmaEs)) / 5
 
     def test_keeps_the_matrix_diagonal(self):
         """Where the best genomes lie on a diagonal, the samples stay uncorrelated."""
@@ -181,11 +181,11 @@ class TestRestarts:
         return -min(far, 0.2 + near)
 
     def test_leave_a_local_optimum(self):
-        """Medians over five seeds at equal evaluations."""
+        """Medians over three seeds at equal evaluations."""
 
         def best(restarts):
             made = box(2, start=-0.5, step=0.2)
-            runs = [drive(CmaEs(made, s, restarts=restarts), 2000, self.funnels) for s in range(5)]
+            runs = [drive(CmaEs(made, s, restarts=restarts), 2000, self.funnels) for s in range(3)]
             return np.median([max(map(self.funnels, run)) for run in runs])
 
         assert best(0) == pytest.approx(-0.2, abs=1e-6)
@@ -208,7 +208,7 @@ class TestRestarts:
     def test_results_from_before_a_restart_are_dropped(self):
         """What came too late changes nothing."""
         one, two = (CmaEs(box(2), 3, population=6, restarts=1) for _ in range(2))
-        late = [o.ask(2) for o in (one, two)][0]
+        late, _ = (o.ask(2) for o in (one, two))
         for optimizer in (one, two):
             while optimizer.batch == 6:
                 drive(optimizer, 6, lambda g: 0.5)
@@ -288,23 +288,23 @@ class TestCells:
     def test_no_cell_is_frozen(self, kind, high):
         """After long at one corner every dimension still varies, and a new optimum is found."""
         optimizer = CmaEs(self.cells(kind, 5, high), 0)
-        drive(optimizer, 1600, lambda g: -float(g.sum()))
+        drive(optimizer, 1000, lambda g: -float(g.sum()))
         assert not optimizer.recommend().any()
         genomes = np.array(optimizer.ask(4000))
         assert ((genomes != 0).mean(axis=0) > 0.25 / (5 * optimizer.batch)).all()
         assert (genomes == 0).mean() > 0.8
-        drive(optimizer, 1600, lambda g: float(g.sum()))
+        drive(optimizer, 2000, lambda g: float(g.sum()))
         assert np.array_equal(optimizer.recommend(), [high] * 5)
 
     def test_finds_the_best_of_mixed_dimensions(self):
-        """Reals are still found to a millionth beside integers; median of five seeds."""
+        """Reals are still found to a millionth beside integers; median of three seeds."""
         made = Domain((*box(3).dimensions, *self.cells("integer", 3).dimensions))
         best = np.array([0.37] * 3 + [5.0, 2.0, 7.0])
 
         def fitness(genome):
             return -float(((genome - best) ** 2).sum())
 
-        losses = [max(map(fitness, drive(CmaEs(made, seed), 1500, fitness))) for seed in range(5)]
+        losses = [max(map(fitness, drive(CmaEs(made, seed), 1500, fitness))) for seed in range(3)]
         assert -np.median(losses) < 1e-6
 
 
@@ -314,7 +314,8 @@ class TestWarmStart:
         """Teaches it a cloud of genomes that are the better the nearer to its centre."""
         genomes = centre + spread * np.random.default_rng(1).standard_normal((count, 3))
         told = [
-            observe(g, -float(np.abs(g - centre).sum())) for g in optimizer.domain.snap(genomes)
+            observe(g, -float(np.abs((g - centre) / spread).sum()))
+            for g in optimizer.domain.snap(genomes)
         ]
         optimizer.learn(told)
         return max(told, key=lambda o: o.fitness.values[0]).genome
@@ -327,7 +328,7 @@ class TestWarmStart:
         assert (np.abs(genomes.mean(axis=0) - best) < 5 * deviations / math.sqrt(4000)).all()
         assert (deviations < 1.05 * FAR.step).all() and (deviations > 0.095 * FAR.step).all()
 
-    @pytest.mark.parametrize(("spread", "share"), [(1e-6, 0.1), (3.0, 1.0)])
+    @pytest.mark.parametrize(("spread", "share"), [(1e-6, 0.1), (8.0, 1.0)])
     def test_the_step_lies_between_a_tenth_and_the_whole_of_the_domains(self, spread, share):
         optimizer = CmaEs(FAR, 0)
         self.learnt(optimizer, np.array([1.0, 40.0, 0.0]), spread * FAR.step)

@@ -42,10 +42,10 @@ class TestEvoMerging(OptimizerConformance):
 
     def stages(self, score=fitness, **settings):
         """Genomes of both stages, an array each."""
-        settings = {"first_candidates": 100, **settings}
+        settings = {"first_candidates": 100, "population": 8, **settings}
         optimizer = EvoMerging(SPACE, 0, **settings)
         genomes = []
-        while len(genomes) < 260:
+        while len(genomes) < 300:
             batch = optimizer.ask(optimizer.batch)
             optimizer.tell([observe(g, score(g)) for g in batch])
             genomes += batch
@@ -106,7 +106,7 @@ class TestEvoMerging(OptimizerConformance):
     def test_stage_two_begins_with_its_first_ask(self):
         """Whatever is still at work; what comes later of stage one is dropped."""
         one, two = (EvoMerging(SPACE, 3, first_candidates=40) for _ in range(2))
-        asked = [o.ask(40) for o in (one, two)][0]
+        asked, _ = (o.ask(40) for o in (one, two))
         for optimizer in (one, two):
             optimizer.tell([observe(g, fitness(g)) for g in asked[:30]])
         assert np.array_equal(one.ask(20), two.ask(20))

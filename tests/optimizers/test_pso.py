@@ -1,9 +1,11 @@
 """Particle swarm: the common rules, its equation, walls, and the order of its moves."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import ConfigError
@@ -34,19 +36,23 @@ class TestPso(OptimizerConformance):
         made = domain(3)
         assert np.array_equal(Pso(made, 0).ask(5)[:2], made.anchors)
 
-    def test_moves_stay_within_what_the_equation_can_reach(self):
-        """x + chi (v + c1 r1 (own - x) + c2 r2 (best - x)), over many draws of r1 and r2."""
-        chi = 0.7298437881283576  # 2 / (phi - 2 + sqrt(phi^2 - 4 phi)) at phi = 4.1
-        optimizer = Pso(box(1), 0, particles=2, max_velocity=1.0)
+    def test_moves_follow_the_equation(self):
+        """Both moments of many coordinates, where only the swarm's best position pulls.
+
+        Each coordinate begins at 0.4 and 0.6 of its range, the latter is better, and the first
+        velocity is (u - x) / 2 with uniform u.
+        """
+        n = 1000
+        anchors = tuple(np.full(n, at) for at in (-0.2, 0.2))
+        optimizer = Pso(replace(box(n), anchors=anchors), 0, particles=2, max_velocity=1.0)
         first = optimizer.ask(2)
         optimizer.tell([observe(first[0], 0.0), observe(first[1], 1.0)])
-        x, best = (float(g[0]) for g in first)
-        reached = np.array([g[0] for g in optimizer.ask(8000)[::2]])  # particles take turns
-        pull = chi * 2.05 * (best - x)
-        inner = reached[np.abs(reached) < 1]
-        inertia = np.median(inner) - x - pull / 2 if len(inner) == len(reached) else None
-        assert np.ptp(reached) <= abs(pull) + 1e-12
-        assert np.ptp(inner) > 0.9 * min(abs(pull), 2.0) or inertia is None
+        worse, better = ((g - x) / 2 for g, x in zip(optimizer.ask(2), first, strict=True))
+        chi, c2 = 0.7298437881283576, 2.05  # 2 / |2 - phi - sqrt(phi^2 - 4 phi)| at phi = 4.1
+        assert stats.kstest(better, "uniform", (-0.3 * chi, 0.5 * chi)).pvalue > 1e-3
+        deviation = chi * math.sqrt(1 / 48 + (0.2 * c2) ** 2 / 12)
+        assert abs(worse.mean() - chi * (0.05 + 0.1 * c2)) < 5 * deviation / math.sqrt(n)
+        assert abs(worse.std() - deviation) < 5 * deviation / math.sqrt(2 * n)
 
     def test_a_swarm_at_its_best_position_comes_to_rest(self):
         """The constriction lets moves die out once all bests coincide."""
