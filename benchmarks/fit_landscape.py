@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,12 @@ class Candidates:
 
     def first(self) -> list[FloatArray]:
         """Anchors, Sobol points, and merges with nearly one weight a source."""
-        genomes = [*self._domain.anchors, *self._domain.from_unit(self._whole.random(SOBOL))]
+        with warnings.catch_warnings():  # it asks for powers of two
+            warnings.simplefilter("ignore", UserWarning)
+            whole, shared = self._whole.random(SOBOL), self._shared.random(GLOBAL)
+        genomes = [*self._domain.anchors, *self._domain.from_unit(whole)]
         of = [self._sources.index(d.name.split("/")[1]) for d in self._domain.dimensions]
-        for shares in self._shared.random(GLOBAL):
+        for shares in shared:
             noise = JITTER * self._rng.standard_normal(len(self._domain))
             span = self._domain.high - self._domain.low
             genomes.append(self._domain.low + span * shares[of] + noise)

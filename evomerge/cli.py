@@ -32,7 +32,8 @@ usage:
   python -m evomerge pool +experiment=NAME [KEY=VALUE ...]    how far the sources lie apart
   python -m evomerge merge RECIPE.yaml OUT                write the merge of a recipe
                                      (mergekit's YAML; --dry-run prints the plan and its cost)
-  python -m evomerge report RUN [RUN ...]                 write report.html from a run's files
+  python -m evomerge report RUN [RUN ...] [--out DIR]     write report.html from a run's files,
+                                     and for several runs comparison.html
 
 keys that most studies set (all of them: python -m evomerge +experiment=NAME --cfg job):
   seed=0  run_dir=DIR  finalists=8  dtype=bfloat16
@@ -82,7 +83,7 @@ def run(arguments: list[str]) -> int:
 
 def _after(arguments: Sequence[str]) -> str:
     """What an interrupted command has left."""
-    if arguments and arguments[0] == "merge":
+    if arguments and arguments[0] in ("merge", "pool"):
         return "nothing was written"
     return "the same command goes on from here"
 

@@ -30,7 +30,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
         }
     search = proof.searches[0]
     goals = search.goals
-    if goals.count > 1 or len(goals.objectives) > 1:
+    if len(goals.objectives) > 1 or goals.objectives[0].metric != "score":
         for name, splits in proof.splits.items():
             if name in models:
                 values = objective_values(goals, held_out(goals, splits))

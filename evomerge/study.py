@@ -203,7 +203,7 @@ def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Pro
         seed=setup.seed,
         matter=now,
         space={
-            "name": setup.config["space"].get("method"),
+            "name": setup.config["space"].get("method") or type(setup.space).__name__,
             "dimensions": [
                 {"name": d.name, "low": d.low, "high": d.high} for d in setup.space.dimensions
             ],

@@ -57,7 +57,7 @@ def test_what_a_study_leaves(reference: Path) -> None:
     assert {n for n, r in roles.items() if r == "source"} == {"base", "math", "japanese", "sorter"}
     assert {n for n, r in roles.items() if r == "control"} == {
         "uniform average", "uniform average with base", "task arithmetic", "TIES", "DARE-TIES",
-        "random search",
+        "random search", "random parents", "greedy soup", "selective merging",
     }  # fmt: skip
     for model in found["models"].values():
         for split, count in (("search", 12), ("test", 10)):

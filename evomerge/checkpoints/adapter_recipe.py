@@ -59,6 +59,10 @@ def write_adapter(
             "models", "a recipe of slices, modules, a route or pieces", "a list of adapters",
             "Merge adapters by `models`.",
         )  # fmt: skip
+    if recipe.methods:
+        raise RecipeError.of(
+            "merge_method", "a list of operators", "one operator for adapters", "Choose one."
+        )
     for key in ("scope", "tokenizer", "chat_template"):
         if getattr(recipe, key) is not None:
             raise RecipeError.of(

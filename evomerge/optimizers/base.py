@@ -39,7 +39,7 @@ class Optimizer(ABC):
     """
 
     multi_objective: ClassVar[bool] = False
-    asynchronous: ClassVar[bool] = False
+    asynchronous: bool = False
     uses_distance: ClassVar[bool] = False
 
     def __init__(self, domain: Domain, seed: int) -> None:

@@ -68,7 +68,7 @@ class Nsga2(Optimizer):
             anchors,
             steady_state,
         )
-        self.asynchronous = steady_state  # type: ignore[misc]
+        self.asynchronous = steady_state
 
     @property
     def batch(self) -> int:

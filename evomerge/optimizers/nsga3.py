@@ -73,7 +73,7 @@ class Nsga3(Optimizer):
             anchors,
             steady_state,
         )
-        self.asynchronous = steady_state  # type: ignore[misc]
+        self.asynchronous = steady_state
 
     @property
     def batch(self) -> int:

@@ -8,7 +8,7 @@ from evomerge.optimizers.cma_es import CmaEs
 class SepCmaEs(CmaEs):
     """Adapts one standard deviation a dimension and no correlations; otherwise as `CmaEs`.
 
-    Learns about (n + 2) / 3 times as fast as the full matrix, in time and memory that grow
+    Learns up to (n + 2) / 3 times as fast as the full matrix, in time and memory that grow
     with n only, and fails where good moves change several dimensions at once.
 
     Source: Ros & Hansen, "A simple modification in CMA-ES achieving linear time and space

@@ -35,7 +35,7 @@ def reals(count: int, low: float, high: float) -> tuple[Dimension, ...]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem(ABC):
     """A function over a domain.
 
@@ -92,7 +92,7 @@ class Problem(ABC):
         return np.random.default_rng(derive(self.seed, "place")).uniform(low, high, count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sphere(Problem):
     """Negated squared distance to a point of [0.2, 0.8]^n in the unit cube; best 0."""
 
@@ -115,7 +115,7 @@ class Sphere(Problem):
         return 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ellipsoid(Sphere):
     """The sphere with axes of lengths that differ, turned by a random rotation; best 0.
 
@@ -139,7 +139,7 @@ class Ellipsoid(Sphere):
         return np.array([-np.square(self._root @ (genome - self.centre)).sum()])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConstrainedSphere(Sphere):
     """The sphere, of which the half with a small mean is forbidden; its best lies on the border.
 
@@ -157,12 +157,13 @@ class ConstrainedSphere(Sphere):
         return -self.dimensions * self.margin**2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixedRastrigin(Problem):
-    """Rastrigin's function of reals and integers, and a choice that moves and lowers it; best 0.
+    """A rugged function of reals, integers and a choice; its best is 0.
 
-    Choice c subtracts 2 c and moves the best place of the reals. A tenth of an integer counts as
-    one unit of 0.1, so that the integers lie in [-2, 2] with minima at every tenth one.
+    Negated sum of z^2 + 1 - cos(2 pi z) (Rastrigin's function with a tenth of its ripples), where
+    z is the distance to a best place in [-1.2, 1.2]; an integer i stands for i / 10. Each choice
+    has a best place of its own, and choice c costs 2 c. Searches begin at the worst choice.
     """
 
     real: int = 6
@@ -203,7 +204,7 @@ class MixedRastrigin(Problem):
         return 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Zdt(Problem):
     """ZDT1, ZDT2 and ZDT3, two objectives (Zitzler, Deb & Thiele 2000, eqs. 7 to 9)."""
 
@@ -240,7 +241,7 @@ class Zdt(Problem):
         return hypervolume(self.front(20_001), self.reference)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dtlz2(Problem):
     """DTLZ2 with a spherical front (Deb, Thiele, Laumanns & Zitzler 2002, eq. 9)."""
 
@@ -272,7 +273,7 @@ class Dtlz2(Problem):
         return 2.0**k - pi ** (k / 2) / gamma(k / 2 + 1) / 2**k
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixedFront(Problem):
     """Two spheres over reals and integers; a choice favours one of them or neither.
 
@@ -344,7 +345,7 @@ def matern(one: FloatArray, two: FloatArray, lengths: FloatArray) -> FloatArray:
     return np.asarray((1 + r + r * r / 3) * np.exp(-r))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MergeLandscape(Problem):
     """Scores of merges of the zoo's small models, as a smooth model of real evaluations has them.
 
