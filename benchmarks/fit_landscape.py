@@ -1,6 +1,6 @@
 """Fits a smooth stand-in for a merge's scores to real evaluations of the zoo's small models.
 
-    python benchmarks/fit_landscape.py            measures, fits, writes benchmarks/data/landscape.json
+    python benchmarks/fit_landscape.py            measures, fits, writes data/landscape.json
     python benchmarks/fit_landscape.py --refit    fits again to the measurements in that file
 
 The space is that of `+experiment=pareto_tiny`: task arithmetic with a weight for each source and
@@ -24,14 +24,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-from scipy.optimize import minimize  # noqa: E402
-from scipy.stats import qmc  # noqa: E402
+import numpy as np
+from scipy.optimize import minimize
+from scipy.stats import qmc
 
-from evomerge.domain import Domain  # noqa: E402
-from evomerge.pareto import hypervolume, non_dominated, spread  # noqa: E402
-from evomerge.testing.problems import MergeLandscape, matern  # noqa: E402
-from evomerge.types import FloatArray  # noqa: E402
+from evomerge.domain import Domain
+from evomerge.pareto import hypervolume, non_dominated, spread
+from evomerge.testing.problems import MergeLandscape, matern
+from evomerge.types import FloatArray
 
 PATH = Path(__file__).parent / "data" / "landscape.json"
 COMMAND = "python benchmarks/fit_landscape.py"
@@ -182,7 +182,7 @@ def fit_kernel(unit: FloatArray, target: FloatArray) -> dict[str, Any]:
 
 
 def fit_quadratic(unit: FloatArray, target: FloatArray) -> FloatArray:
-    """Leave-one-out predictions of ridge regression on squares and products, best ridge of a few."""
+    """Leave-one-out predictions of ridge regression on squares and products; best ridge."""
     n = unit.shape[1]
     rows, columns = np.triu_indices(n)
     features = np.c_[np.ones(len(unit)), unit, unit[:, rows] * unit[:, columns]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from evomerge.errors import ConfigError, EvomergeError, UserError
 
 _CONFIG_MODULE = "evomerge.conf"
 _INTERRUPTED = 130
+_LONGEST = 80  # characters of a run directory's name
 
 HELP = """\
 evomerge searches for the best way to merge fine-tuned models and proves it on held-out items.
@@ -352,7 +354,10 @@ def _sweep_dir(config: dict[str, Any]) -> str:
         for key, value in (pair for pair in given if len(pair) == 2)
         if key.split(".")[0] not in (*FREE_KEYS, "seed", "experiment")
     ]
-    label = re.sub(r"[^\w.=,+-]+", "_", ",".join(named))[:150]
+    named.sort(key=lambda part: "=" in part)  # the optimizer first
+    label = re.sub(r"[^\w.=,+-]+", "_", ",".join(named))
+    if len(label) > _LONGEST:
+        label = f"{label[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return str(Path("runs") / config["experiment"] / label / f"seed{config['seed']}")
 
 

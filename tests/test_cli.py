@@ -265,3 +265,23 @@ def test_sweep_makes_a_directory_a_seed(tmp_path: Path) -> None:
     for seed in (0, 1):
         found = json.loads((tmp_path / f"seed{seed}/results.json").read_text())
         assert found["seed"] == seed
+
+
+def test_a_sweep_over_optimizers_makes_a_directory_each_and_compares_them(tmp_path: Path) -> None:
+    """The same sweep again with a larger budget goes on in the same directories."""
+    arguments = [
+        "-m", *[a for a in quick_arguments(tmp_path) if not a.startswith("run_dir=")],
+        "optimizer=random,sobol", "seed=0", "finalists=1", "pool.check=false",
+    ]  # fmt: skip
+    for budget in (2, 3):
+        done = evomerge(*arguments, f"budget.candidates={budget}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "comparison.html" in done.stdout
+        root = tmp_path / "runs" / "jp_math_tiny"
+        for name in ("random", "sobol"):
+            [folder] = root.glob(f"{name}*/seed0")
+            found = json.loads((folder / "results.json").read_text())
+            assert (found["optimizer"], found["seed"]) == (name, 0)
+            assert found["cost"]["candidates"] == budget
+    rows = (root / "comparison.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2

@@ -1,6 +1,10 @@
-"""The analytic problems: their optima and fronts, against brute force and pymoo."""
+"""The analytic problems, against brute force and pymoo; and the benchmark that uses them."""
 
+import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
+from evomerge.optimizers.random import Random
 from evomerge.pareto import hypervolume, non_dominated
 from evomerge.testing.problems import (
     ConstrainedSphere,
@@ -21,7 +26,8 @@ from evomerge.testing.problems import (
     matern,
 )
 
-LANDSCAPE = Path(__file__).parents[1] / "benchmarks" / "data" / "landscape.json"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+LANDSCAPE = BENCHMARKS / "data" / "landscape.json"
 SINGLE = [Sphere, Ellipsoid, ConstrainedSphere, MixedRastrigin]
 SEVERAL = [Zdt(kind=1), Zdt(kind=2), Zdt(kind=3), Dtlz2(), Dtlz2(objectives=2), MixedFront()]
 
@@ -36,6 +42,17 @@ def landscape():
     if not LANDSCAPE.is_file():
         pytest.skip("needs the source tree")
     return MergeLandscape.read(LANDSCAPE)
+
+
+@pytest.mark.parametrize("problem", [*(make() for make in SINGLE), *SEVERAL], ids=repr)
+def test_a_fitness_has_what_the_domain_says(problem):
+    domain = problem.domain
+    fitness = problem.evaluate(domain.start)
+    assert np.array_equal(domain.snap(domain.start), domain.start)
+    assert len(fitness.values) == len(fitness.stderr) == domain.objectives
+    assert len(fitness.constraints) == domain.constraints
+    assert np.isnan(problem.optimum) == (domain.objectives > 1)
+    assert len(problem.reference) == (domain.objectives if domain.objectives > 1 else 0)
 
 
 @pytest.mark.parametrize("make", SINGLE)
@@ -215,3 +232,89 @@ def test_the_best_of_the_landscape_is_known(landscape):
 def test_a_landscape_without_data_says_so():
     with pytest.raises(ValueError, match="read"):
         _ = MergeLandscape().domain
+
+
+@pytest.fixture(scope="module")
+def program():
+    if not LANDSCAPE.is_file():
+        pytest.skip("needs the source tree")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+        yield importlib.import_module("optimizers")
+
+
+class Recorder(Random):
+    """Random search that notes the sizes of asks and tells, and what was never told."""
+
+    def __init__(self, domain, asynchronous):
+        super().__init__(domain, 0, batch=4)
+        self.asynchronous = asynchronous
+        self.events, self.genomes, self.told = [], [], []
+
+    def ask(self, n):
+        self.events.append(n)
+        self.genomes += super().ask(n)
+        return self.genomes[-n:]
+
+    def tell(self, observations):
+        self.events.append(-len(observations))
+        self.told += [o.genome for o in observations]
+        super().tell(observations)
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "events"),
+    [
+        (True, [4, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, -1, -1, -1]),
+        (False, [4, -4, 4, -4, 2, -2]),
+    ],
+)
+def test_the_benchmark_asks_and_tells_like_a_study(program, asynchronous, events):
+    """With a batch of 4 and a budget of 10; the oldest one is told first."""
+    problem = Sphere()
+    optimizer = Recorder(problem.domain, asynchronous)
+    losses = program.drive(optimizer, problem, (3, 10))
+    assert optimizer.events == events
+    assert np.array_equal(optimizer.genomes, optimizer.told)
+    values = [problem.values(g)[0] for g in optimizer.genomes]
+    assert losses == [-max(values[:3]), -max(values)]
+
+
+def test_the_loss_of_a_front_is_the_share_that_is_missing(program):
+    problem = Zdt(kind=2)
+    optimizer = Recorder(problem.domain, False)
+    [loss] = program.drive(optimizer, problem, (8,))
+    values = np.array([problem.values(g) for g in optimizer.genomes])
+    found = hypervolume(values, problem.reference)
+    assert loss == pytest.approx(1 - found / problem.best_hypervolume)
+
+
+def test_the_ratio_to_random_is_a_geometric_mean_with_an_interval(program):
+    row = program.Row("p", "o", 50, (0.1, 0.4), (0.2, 0.2))
+    ratio, low, high = row.ratio()
+    assert ratio == pytest.approx(1.0)
+    assert (low, high) == pytest.approx((0.5, 2.0))  # both draws alike, either way
+    assert row.verdict() == "same"
+    assert program.Row("p", "o", 50, (0.1, 0.15), (0.2, 0.2)).verdict() == "better"
+    assert program.Row("p", "o", 50, (0.3, 0.5), (0.2, 0.2)).verdict() == "worse"
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(program):
+    """Everything with tiny budgets; the last line has the figures of the tables."""
+    command = [sys.executable, str(BENCHMARKS / "optimizers.py"), "--quick"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=600, env=environment
+    )
+    *shown, last = done.stdout.splitlines()
+    figures = json.loads(last)
+    rows = [line for line in shown if line.startswith("| ") and "candidate" not in line]
+    models = figures["cost"]["models"]
+    assert {row["optimizer"] for row in models} == {"gp", "mm_mo"}
+    cost = figures["cost"]["evolutionary"] + models
+    headings = [line for line in rows if "results" in line]
+    assert len(rows) - len(headings) == len(figures["quality"]) + len(cost)
+    assert {row["problem"] for row in figures["quality"]} == {c.name for c in program.cases()}
+    every = {file.stem for file in (BENCHMARKS.parent / "conf" / "optimizer").glob("*.yaml")}
+    assert {row["optimizer"] for row in figures["quality"]} == every

@@ -149,6 +149,10 @@ class ConstrainedSphere(Sphere):
 
     margin: float = 0.15
 
+    @cached_property
+    def domain(self) -> Domain:
+        return Domain(reals(self.dimensions, 0.0, 1.0), constraints=1)
+
     def limits(self, genome: FloatArray) -> tuple[float, ...]:
         return (float(self.centre.mean() + self.margin - np.mean(genome)),)
 
