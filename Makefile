@@ -1,10 +1,12 @@
 # make quickstart   environment, install, the jp_math_tiny study on the zoo's models
 # make test         environment with the test extras, lint, types, the whole test suite
 #
-# PYTHON=python3.12 picks the interpreter of a new environment; VENV=DIR its place;
+# PYTHON=python3.12 picks the interpreter of a new environment; VENV=DIR its place; JOBS=1 runs
+# one test file at a time, not two;
 # KIND=cpu or KIND=cuda overrides what the machine looks like.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 KIND ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
@@ -66,7 +68,7 @@ lint: $(TEST)
 
 test: lint
 	@echo "== pytest"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

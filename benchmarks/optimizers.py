@@ -201,6 +201,32 @@ def quality_table(case: Case, rows: Sequence[Row]) -> list[str]:
     return [*out, ""]
 
 
+def summary_tables(rows: Sequence[Row], known: Sequence[Case]) -> list[str]:
+    """Ratios to random search, an optimiser a row and a problem a column; see the last line."""
+    found = {(r.problem, r.optimizer, r.candidates): r for r in rows if r.optimizer != "random"}
+    out = []
+    for several in (False, True):
+        columns = [c.name for c in known if (c.make(0).domain.objectives > 1) == several]
+        for candidates in sorted({key[2] for key in found}):
+            here = {k: r for k, r in found.items() if k[2] == candidates and k[0] in columns}
+            if not here:
+                continue
+            out.append(f"| after {candidates} | {' | '.join(columns)} |")
+            out.append("|---|" + "---:|" * len(columns))
+            for name in dict.fromkeys(key[1] for key in here):
+                cells = [_cell(here.get((column, name, candidates))) for column in columns]
+                out.append(f"| `{name}` | {' | '.join(cells)} |")
+            out.append("")
+    return [*out, "Bold: better than random search; (worse): worse; else the interval holds 1.", ""]
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    ratio = f"{row.ratio()[0]:.2f}"
+    return {"better": f"**{ratio}**", "worse": f"{ratio} (worse)", "same": ratio}[row.verdict()]
+
+
 def clocks(action: Any) -> tuple[float, float]:
     """Wall and processor seconds of a call."""
     wall, processor = time.perf_counter(), time.process_time()
@@ -318,14 +344,18 @@ def main() -> None:
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
     budgets = (12,) if options.quick else (SMALL, LARGE)
-    out: dict[str, Any] = {"seeds": seeds, "quality": []}
+    out: dict[str, Any] = {"seeds": seeds}
     begin = time.process_time()
+    every: list[Row] = []
     for case in [] if options.cost else known:
         if options.problem is not None and case.name not in options.problem:
             continue
         rows = compare(case, options.only, budgets, seeds)
         print("\n".join(quality_table(case, rows)), flush=True)
-        out["quality"] += [row.to_dict() for row in rows]
+        every += rows
+    out["quality"] = [row.to_dict() for row in every]
+    if every:
+        print("\n".join(summary_tables(every, known)), flush=True)
     if options.problem is None:
         out["cost"] = costs(options.only, options.quick)
         print("\n".join(cost_tables(out["cost"])))
