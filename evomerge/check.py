@@ -106,7 +106,12 @@ def _without_remote(config: Config, tell: Tell) -> tuple[list[Problem], Config]:
     base = None if "models.base" in absent else config["models"]["base"]
     if not absent:
         return problems, config
-    return problems, {**config, "models": {"base": base, "sources": sources}, "_absent": absent}
+    return problems, {
+        **config,
+        "models": {"base": base, "sources": sources},
+        "_absent": absent,
+        "_names": list(config["models"]["sources"]),
+    }
 
 
 def _models(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
@@ -234,11 +239,12 @@ def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         names[task.name] = field
         if not found:
             yield from _lengths(field, task, config, merger)
-            if not field.startswith("report_tasks") and len(task.items("search")) < 2:
-                yield Problem(
-                    f"{field}.search", "one item", "at least two, or no candidate has an error bar",
-                    "Give more items.",
-                )  # fmt: skip
+            for split in SPLITS if not field.startswith("report_tasks") else ():
+                if len(task.items(split)) < 2:
+                    yield Problem(
+                        f"{field}.{split}", "one item", "at least two, or nothing has an error bar",
+                        "Give more items.",
+                    )  # fmt: skip
             counts = ", ".join(f"{len(task.items(s))} {s}" for s in SPLITS)
             tell(f"{field} {task.name}: {counts} items, no overlap")
 
@@ -294,7 +300,7 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     if goals is not None:
         domain = replace(domain, objectives=goals.count, constraints=len(goals.constraints))
         tell(_described(goals))
-        if space is not None:
+        if space is not None and not config["pool"]["prune"]:  # pruning changes the space
             parts.append(lambda: _start(config, space, goals, tell))
     parts.append(lambda: build(config["optimizer"], "optimizer", domain=domain, seed=0))
     for part in parts:

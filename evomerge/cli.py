@@ -337,27 +337,26 @@ def _hydra_main(arguments: list[str]) -> int:
 def _sweep_dir(config: dict[str, Any]) -> str:
     """A run directory for each job of a sweep, from what the job sets besides its seed.
 
-    Keys that may change between a run and its resumption are left out, so that the same sweep
-    with another budget goes on.
+    Budget, stop and executor are left out, so that the same sweep with another budget goes on.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-
-    from evomerge.config import FREE_KEYS
 
     node = HydraConfig.get()
     given = [o.lstrip("+~").split("=", 1) for o in node.overrides.task]
     if node.mode != RunMode.MULTIRUN or any(key == "run_dir" for key, *_ in given):
         return str(config["run_dir"])
     named = [
-        value if key == "optimizer" else f"{key}={value}"
+        value if key in ("optimizer", "experiment") else f"{key}={value}"
         for key, value in (pair for pair in given if len(pair) == 2)
-        if key.split(".")[0] not in (*FREE_KEYS, "seed", "experiment")
+        if key.split(".")[0] not in ("budget", "stop", "executor", "seed")
+        and (key, value) != ("experiment", config["experiment"])
     ]
     named.sort(key=lambda part: "=" in part)  # the optimizer first
-    label = re.sub(r"[^\w.=,+-]+", "_", ",".join(named))
-    if len(label) > _LONGEST:
-        label = f"{label[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    full = ",".join(named)
+    label = re.sub(r"[^\w.=,+-]+", "_", full)
+    if len(label) > _LONGEST or label != full:
+        label = f"{label[:_LONGEST]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
     return str(Path("runs") / config["experiment"] / label / f"seed{config['seed']}")
 
 

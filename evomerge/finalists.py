@@ -9,10 +9,11 @@ import numpy as np
 
 from evomerge.evaluation import Splits, Subject
 from evomerge.executors.worker import Request
-from evomerge.objectives import measure
+from evomerge.objectives import Goals, measure
 from evomerge.pareto import preference
 from evomerge.recipe import Recipe
 from evomerge.search import Search
+from evomerge.setup import source_recipes
 from evomerge.trials import Trial, front
 from evomerge.types import Fitness, FloatArray
 
@@ -60,7 +61,10 @@ def choose(search: Search, measure_all: Measure) -> Finalist | None:
     subjects = [Subject(f.name, "finalist", f.recipe) for f in finalists]
     label = f"finalists of {search.name} on validation items"
     splits = measure_all(subjects, requests, label)
-    fitness = {f.name: _fitness(search, f, splits[f.name]) for f in finalists if f.name in splits}
+    goals = _bounded(search, requests, measure_all)
+    fitness = {
+        f.name: _fitness(search, goals, f, splits[f.name]) for f in finalists if f.name in splits
+    }
     measured = [f for f in finalists if f.name in fitness]
     if not measured:
         return finalists[0]
@@ -71,16 +75,16 @@ def _finalists(search: Search) -> list[Finalist]:
     """Search's best trials, and its optimiser's recommendation."""
     count = search.setup.config["finalists"]
     trials = _ranked(search)[:count] if search.goals.pareto else search.best(count)
-    seconds = next((o.name for o in search.goals.objectives if o.metric == "seconds"), "")
+    timed = search.goals.reads(None, "seconds")
     found = [
         Finalist(
             f"{search.name} finalist {t.id}", t.recipe, t.genome, t.digest,
-            t.values.get(seconds), t.fitness,
+            t.seconds, t.fitness,
         )
         for t in trials
     ]  # fmt: skip
     mean = search.optimizer.recommend()
-    if mean is not None and found and not seconds:
+    if mean is not None and found and not timed:
         recipe = search.space.decode(mean)
         digest = recipe.digest(search.identities)
         found.append(Finalist(f"{search.name} finalist mean", recipe, mean, digest))
@@ -102,7 +106,19 @@ def weights(search: Search) -> FloatArray:
     return np.array([o.weight for o in search.goals.objectives])
 
 
-def _fitness(search: Search, finalist: Finalist, splits: Splits) -> Fitness:
+def _bounded(search: Search, requests: Sequence[Request], measure_all: Measure) -> Goals:
+    """The goals with bounds that name a model taken from its own validation items."""
+    named = search.setup.goals
+    if not named.models():
+        return search.goals
+    recipes = source_recipes(search.setup.config)
+    subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]
+    splits = measure_all(subjects, requests, "sources, for the constraints")
+    values = {name: measure(list(parts.values())).values for name, parts in splits.items()}
+    return named.bounded(values) if named.can_bound(values) else search.goals
+
+
+def _fitness(search: Search, goals: Goals, finalist: Finalist, splits: Splits) -> Fitness:
     tasks = search.setup.search_tasks
     parts = [splits[task.name, "validation"] for task in tasks]
     estimated = search.setup.estimator.estimate(parts, [task.loglik_weight for task in tasks])
@@ -113,7 +129,7 @@ def _fitness(search: Search, finalist: Finalist, splits: Splits) -> Fitness:
     items = sum(len(part) for part in parts)
     seconds = None if finalist.seconds is None else finalist.seconds * items
     measured = measure(parts, seconds, search.space.sparsity(finalist.genome))
-    return search.goals.fitness(measured, estimates)
+    return goals.fitness(measured, estimates)
 
 
 def _first(search: Search, found: Sequence[Fitness]) -> int:

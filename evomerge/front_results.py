@@ -106,7 +106,8 @@ def _volumes(
     out: dict[str, dict[str, float]] = {}
     reference: dict[str, float] = {}
     for split in ("search", "test"):
-        rows = {p["candidate"]: _row(goals.objectives, p["values"][split]) for p in points}
+        kept = [p for p in points if p["violation"] == 0]
+        rows = {p["candidate"]: _row(goals.objectives, p["values"][split]) for p in kept}
         others = [_row(goals.objectives, s) for s in sources] if split == "test" else []
         every = np.array([r for r in (*rows.values(), *others) if np.isfinite(r).all()])
         if not len(every):
@@ -119,7 +120,9 @@ def _volumes(
             reference = {n: float(s * w) for n, s, w in zip(names, signs, worst, strict=True)}
         out[split] = {
             budget: hypervolume(
-                np.array([(rows[i] - worst) / span for i in ids]).reshape(len(ids), -1),
+                np.array([(rows[i] - worst) / span for i in ids if i in rows]).reshape(
+                    -1, len(worst)
+                ),
                 np.full(len(worst), -1e-9),
             )
             for budget, ids in budgets.items()

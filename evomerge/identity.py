@@ -34,6 +34,8 @@ def matter(setup: Setup) -> dict[str, Any]:
         for split in SPLITS:
             flat[f"{field}.{split}"] = _items_digest(task, split)
     flat["warm_start"] = setup.start.digest
+    flat["objectives.order"] = [o.name for o in setup.goals.objectives]
+    flat["constraints.order"] = [c.name for c in setup.goals.constraints]
     return flat
 
 

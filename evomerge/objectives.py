@@ -121,9 +121,18 @@ class Goals:
         """Names of the models whose values constraints refer to."""
         return {c.bound for c in self.constraints if isinstance(c.bound, str)}
 
+    def reads(self, task: str | None, metric: str) -> bool:
+        """Whether an objective or a constraint looks at a metric."""
+        return (task, metric) in self._read()
+
+    def can_bound(self, values: Mapping[str, object]) -> bool:
+        """Whether every model that a bound names was measured."""
+        needed = self.models() - {BEST_SOURCE}
+        return needed <= set(values) and bool(set(values) - {"base"})
+
     def wants_loglik(self, task: str) -> bool:
         """Whether a goal reads the log-likelihood of a task."""
-        return (task, "loglik") in self._read()
+        return self.reads(task, "loglik")
 
     def _read(self) -> set[tuple[str | None, str]]:
         return {(o.task, o.metric) for o in self.objectives} | {
@@ -165,7 +174,7 @@ class Goals:
         error = math.sqrt(float(np.square(weights * np.array(errors)).sum()))
         if self.scalarize == "weighted_sum":
             return [float(weights @ np.array(values))], [error]
-        ideal = np.array([o.sign * _IDEAL.get(o.metric, 0.0) for o in self.objectives])
+        ideal = np.array([_IDEAL.get(o.metric, 0.0) * (o.sign > 0) for o in self.objectives])
         short = weights * (ideal - np.array(values))
         return [-float(short.max() + _AUGMENTATION * short.sum())], [error]
 
@@ -283,11 +292,17 @@ def _constraint(name: str, node: Any, tasks: Sequence[str], models: Sequence[str
             f"{field}.{senses[0]}", repr(bound), f"a number, or one of {', '.join(known)}",
             "Correct it.",
         )  # fmt: skip
-    if not number and metric == "seconds":
+    if not number and metric in TASKLESS:
         raise ConfigError.of(
-            f"{field}.{senses[0]}", repr(bound), "a number of seconds", "Give one."
-        )
+            f"{field}.{senses[0]}", repr(bound), f"a number, since {metric} of a model is unknown",
+            "Give one.",
+        )  # fmt: skip
     margin = _amount(node.get("margin", 0.0), f"{field}.margin")
+    if number and margin:
+        raise ConfigError.of(
+            f"{field}.margin", repr(margin), "none beside a bound that is a number",
+            "Put it into the bound.",
+        )  # fmt: skip
     return Constraint(name, task, metric, senses[0], float(bound) if number else bound, margin)
 
 

@@ -120,7 +120,7 @@ def prove(
         raise EvomergeError("no source could be evaluated; the journal holds the reasons")
     found = None
     if main.goals.pareto:
-        trials, budgets = fronts(main)
+        trials, budgets = fronts(main, winner.digest)
         points = [Subject(f"candidate {i}", "front", t.recipe) for i, t in trials.items()]
         tests = _test_requests(setup, setup.search_tasks)
         measured = measure_all(points, tests, "the front on held-out items")
@@ -138,8 +138,11 @@ def prove(
     )
 
 
-def fronts(search: Search) -> tuple[dict[int, Trial], dict[int, list[int]]]:
-    """The fronts after each budget and at the end: trials by number, numbers by budget."""
+def fronts(search: Search, chosen: str) -> tuple[dict[int, Trial], dict[int, list[int]]]:
+    """The fronts after each budget and at the end: trials by number, numbers by budget.
+
+    Large fronts are thinned out to the configured size; the chosen digest stays.
+    """
     node = search.setup.config["front"]
     done = len(search.trials)
     trials: dict[int, Trial] = {}
@@ -148,6 +151,7 @@ def fronts(search: Search) -> tuple[dict[int, Trial], dict[int, list[int]]]:
         found = front(search.trials[:budget])
         values = np.array([t.fitness.values for t in found if t.fitness is not None])
         kept = [found[int(i)] for i in spread(values, node["size"])]
+        kept += [t for t in found if t.digest == chosen and t not in kept]
         trials |= {t.id: t for t in kept}
         budgets[budget] = [t.id for t in kept]
     return trials, budgets

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.merger import Merger
+from evomerge.errors import ConfigError, EvomergeError
 from evomerge.evaluation import LazyExecutor, Measurer, Subject
 from evomerge.identity import task_digests
 from evomerge.journal import SCHEMA, Journal, locked, write_atomic
@@ -19,6 +20,7 @@ from evomerge.pool_relevance import Scores
 from evomerge.progress import Progress
 from evomerge.setup import (
     Config,
+    Setup,
     make_executor,
     make_setup,
     model_identities,
@@ -46,11 +48,12 @@ def prepared(config: Config, progress: Progress) -> Config:
     if not (settings.check or settings.prune):
         return config
     folder = Path(config["run_dir"]) / FOLDER
-    setup = make_setup(config)
-    key = _key(settings, model_identities(setup), task_digests(setup))
+    unstarted = {**config, "warm_start": {**config["warm_start"], "run": None, "recipes": []}}
+    setup = make_setup(unstarted)
+    key = _key(settings, setup)
     outcome = _known(folder / "pool.json", key)
     if outcome is None:
-        outcome = {"key": key, **_measured(config, settings, progress)}
+        outcome = {"key": key, **_measured(unstarted, settings, key, progress)}
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "pool.json", json.dumps(outcome, indent=1) + "\n")
     for text in outcome["warnings"]:
@@ -64,12 +67,16 @@ def prepared(config: Config, progress: Progress) -> Config:
     return {**config, "models": {**models, "sources": kept}}
 
 
-def _measured(config: Config, settings: PoolSettings, progress: Progress) -> dict[str, Any]:
+def _measured(
+    config: Config, settings: PoolSettings, key: str, progress: Progress
+) -> dict[str, Any]:
     names = list(config["models"]["sources"])
     findings = measure_pool(config, Merger(), settings, progress)
     if settings.relevance:
-        findings = judge(findings.geometry, settings, _scores(config, progress))
+        findings = judge(findings.geometry, settings, _scores(config, key, progress))
     left = prune(names, findings, settings) if settings.prune else None
+    if left:
+        _keep_named(config, left.dropped)
     return {
         "kept": list(left.kept if left else names),
         "dropped": dict(left.dropped if left else {}),
@@ -78,14 +85,29 @@ def _measured(config: Config, settings: PoolSettings, progress: Progress) -> dic
     }
 
 
-def _scores(config: Config, progress: Progress) -> Scores:
+def _keep_named(config: Config, dropped: Mapping[str, str]) -> None:
+    """Refuses to drop a source that a constraint names."""
+    for name, node in config["constraints"].items():
+        for sense in ("at_least", "at_most"):
+            if (bound := node.get(sense)) in dropped:
+                raise ConfigError.of(
+                    f"constraints.{name}.{sense}",
+                    f"the source {bound}, which is left out of the pool ({dropped[bound]})",
+                    "a source that stays, a number or best source",
+                    "Change the bound, or set pool.prune=false.",
+                )  # fmt: skip
+
+
+def _scores(config: Config, key: str, progress: Progress) -> Scores:
     """What base and sources score on each search item; recorded in a journal of its own."""
     setup = make_setup(config)
     folder = Path(config["run_dir"]) / FOLDER
     with locked(folder):
         journal = Journal(folder)
+        if journal.events and journal.events[0].get("key") != key:
+            journal.clear()
         if not journal.events:
-            journal.append("study", schema=SCHEMA, experiment=config["experiment"])
+            journal.append("study", schema=SCHEMA, experiment=config["experiment"], key=key)
         executor = LazyExecutor(lambda: make_executor(config))
         measurer = Measurer(journal, executor, model_identities(setup), task_digests(setup))
         recipes = source_recipes(config)
@@ -99,6 +121,11 @@ def _scores(config: Config, progress: Progress) -> Scores:
         finally:
             progress.stop()
             executor.close()
+    if "base" not in splits:
+        raise EvomergeError(
+            "the base could not be evaluated, and pool.relevance compares the sources with it; "
+            f"{folder / 'journal.jsonl'} holds the reason"
+        )
     weights = {task.name: task.loglik_weight for task in setup.search_tasks}
     return {
         name: {
@@ -109,9 +136,17 @@ def _scores(config: Config, progress: Progress) -> Scores:
     }
 
 
-def _key(settings: PoolSettings, identities: Mapping[str, str], tasks: Mapping[str, str]) -> str:
+def _key(settings: PoolSettings, setup: Setup) -> str:
     """Digest of everything that the outcome depends on."""
-    data = [asdict(settings), identities, tasks if settings.relevance else {}]
+    models = setup.config["models"]
+    identities = model_identities(setup)
+    data = [
+        asdict(settings),
+        identities[models["base"]],
+        {name: identities[ref] for name, ref in models["sources"].items()},
+    ]
+    if settings.relevance:
+        data += [task_digests(setup), setup.items(0), sorted(setup.goals.tasks())]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

@@ -82,7 +82,8 @@ class Search:
     def run(self, progress: Progress) -> None:
         """Replays the journal, then searches until a limit is reached."""
         self._replay()
-        if not self._open and (self._allowed() < 1 or self._finished()):
+        ended = self.optimizer.batch < 1 or self._allowed() < 1 or self._finished()
+        if ended and not self._open:
             return
         executor = self.executor.get()  # engines start before the clock does
         progress.start(self.name, self.cost.candidates, self._total())
@@ -206,8 +207,10 @@ class Search:
     def _settle(self, result: Mapping[str, Any]) -> None:
         """Closes the oldest open candidate, and tells the optimiser when it is due."""
         candidate = self._open.popleft()
-        fitness, values = None, {}
+        fitness, values, seconds = None, {}, None
+        count = self._item_count(candidate.items)
         if result["status"] == "ok":
+            seconds = result["seconds"]["answer"] / count
             limits = tuple(result.get("constraints", ()))
             fitness = Fitness(tuple(result["fitness"]), tuple(result["stderr"]), limits)
             values = dict(result["values"])
@@ -215,13 +218,14 @@ class Search:
         else:
             self.cost.failed += 1
         # A failed candidate counts as if it had answered, or a budget in items never ends.
-        self.cost.item_evaluations += self._item_count(candidate.items)
+        self.cost.item_evaluations += count
         self.cost.candidates += 1
         self.cost.seconds += result["seconds"]["elapsed"]
         self.cost.overhead += result["seconds"]["overhead"]
         trial = Trial(
-            candidate.id, candidate.genome, candidate.recipe, candidate.digest, fitness, values
-        )
+            candidate.id, candidate.genome, candidate.recipe, candidate.digest, fitness, values,
+            seconds,
+        )  # fmt: skip
         self.trials.append(trial)
         self._untold.append(trial)
         self._note(trial)
@@ -301,7 +305,8 @@ class Search:
     def _finished(self) -> bool:
         if self.limits.seconds is not None and self.cost.seconds >= self.limits.seconds:
             return True
-        if self.limits.score is not None and self._best is not None:
+        best = self._best.fitness if self._best else None
+        if self.limits.score is not None and self._best and best and best.feasible:
             first = self.goals.objectives[0]
             value = self._best.values.get(first.name)
             if value is not None and first.sign * value >= first.sign * self.limits.score:

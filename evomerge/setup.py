@@ -99,6 +99,10 @@ class Setup:
             out[task.name] = None if len(chosen) == count else tuple(int(i) for i in chosen)
         return out
 
+    def rotates(self) -> bool:
+        """Whether another generation answers other items."""
+        return self.items(0) != self.items(1)
+
     def wants_loglik(self, task: Task) -> bool:
         """Whether right answers of a task are scored, too."""
         return bool(task.loglik_weight) or self.goals.wants_loglik(task.name)
@@ -138,7 +142,8 @@ def make_goals(config: Config) -> Goals:
         ConfigError: naming the key at fault; for tasks that no goal reads, too.
     """
     names = [str(node["name"]) for node in task_nodes(config).values()]
-    goals = read_goals(config, names, ["base", *config["models"]["sources"]])
+    sources = config.get("_names") or config["models"]["sources"]
+    goals = read_goals(config, names, ["base", *sources])
     unused = [name for name in names if name not in goals.tasks()]
     if unused:
         raise ConfigError.of(

@@ -75,7 +75,7 @@ def _run(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progr
     identities = model_identities(setup)
     measurer = Measurer(journal, executor, identities, task_digests(setup))
     goals = _bounded(setup, measurer, progress)
-    begin = _Begin(setup, goals, journal, executor, identities)
+    begin = _Begin(setup, goals, journal, executor, identities, progress)
     search = begin.search()
     search.run(progress)
     searches = [search]
@@ -96,17 +96,18 @@ def _bounded(setup: Setup, measurer: Measurer, progress: Progress) -> Goals:
     label = "sources, for the constraints"
     progress.start(label, 0, len(subjects))
     try:
+        items = {t.name: None for t in setup.search_tasks} if setup.rotates() else None
         splits = measurer.measure(
-            subjects, search_requests(setup),
+            subjects, search_requests(setup, items),
             lambda done, total: progress.update(done, total, None, 0),
         )  # fmt: skip
     finally:
         progress.stop()
-    missing = [name for name in recipes if name not in splits]
-    if missing:
+    if not goals.can_bound(splits):
+        missing = [name for name in recipes if name not in splits]
         raise EvomergeError(
-            f"{missing[0]} could not be evaluated, and a constraint refers to the sources; "
-            "the journal holds the reason"
+            f"{missing[0]} could not be evaluated, and a constraint refers to it; the journal "
+            "holds the reason"
         )
     values = {name: measure(list(parts.values())).values for name, parts in splits.items()}
     bounded = goals.bounded(values)
@@ -125,6 +126,7 @@ class _Begin:
     journal: Journal
     executor: LazyExecutor
     identities: Mapping[str, str]
+    progress: Progress
 
     def search(self) -> Search:
         """The study's own search."""
@@ -135,6 +137,11 @@ class _Begin:
             domain = replace(domain, distance=self._distance())
         optimizer = make_optimizer(setup, node, "optimizer", domain)
         if setup.start.observations:
+            if not optimizer.learns():
+                self.progress.say(
+                    f"note: {optimizer_name(setup.config)} does not learn from another study; "
+                    "only the mean and the anchors of warm_start count"
+                )
             optimizer.learn(setup.start.observations)
         budget, stop = setup.config["budget"], setup.config["stop"]
         hours = budget["hours"]
@@ -205,7 +212,9 @@ def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Pro
         space={
             "name": setup.config["space"].get("method") or type(setup.space).__name__,
             "dimensions": [
-                {"name": d.name, "low": d.low, "high": d.high} for d in setup.space.dimensions
+                {"name": d.name, "low": d.low, "high": d.high, "kind": d.kind}
+                | ({"choices": list(d.choices)} if d.choices else {})
+                for d in setup.space.dimensions
             ],
         },
         tasks=[t.name for t in setup.tasks],

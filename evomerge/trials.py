@@ -23,6 +23,7 @@ class Trial:
         digest: of the recipe.
         fitness: None if it failed.
         values: each objective in its own unit, by name; empty if it failed.
+        seconds: an item took; None if it failed.
     """
 
     id: int
@@ -31,6 +32,7 @@ class Trial:
     digest: str
     fitness: Fitness | None
     values: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def rank(self) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,13 @@ def _rank(observation: Observation) -> tuple[bool, float]:
 
 
 def _check_run(run: Path, study: Mapping[str, Any], space: SearchSpace, goals: Goals) -> None:
-    found = [d["name"] for d in study.get("space", {}).get("dimensions", [])]
-    own = [d.name for d in space.dimensions]
+    found = [
+        (d["name"], tuple(d.get("choices", ())))
+        for d in study.get("space", {}).get("dimensions", [])
+    ]
+    own = [(d.name, d.choices) for d in space.dimensions]
     if found != own:
-        differ = sorted({*found} ^ {*own})
+        differ = sorted({name for name, _ in {*found} ^ {*own}})
         raise ConfigError.of(
             "warm_start.run", f"{run}, a study over {len(found)} dimensions"
             + (f" ({', '.join(differ[:3])} differ)" if differ else " in another order"),
@@ -170,15 +173,28 @@ def _check_run(run: Path, study: Mapping[str, Any], space: SearchSpace, goals: G
             "Use its space and sources, or use its best merge as a source: "
             f"+models.sources.first={run}.",
         )  # fmt: skip
-    told = [(o["task"], o["metric"], o["goal"]) for o in study.get("objectives", [])]
-    wanted = [(o.task, o.metric, o.goal) for o in goals.objectives]
-    limits = [(c["task"], c["metric"], c["sense"]) for c in study.get("constraints", [])]
-    own_limits = [(c.task, c.metric, c.sense) for c in goals.constraints]
-    if told != wanted or study.get("scalarize") != goals.scalarize or limits != own_limits:
+    told = {
+        "objectives": [_unnamed(o, goals.scalarize) for o in study.get("objectives", [])],
+        "scalarize": study.get("scalarize"),
+        "constraints": [_unnamed(c, "") for c in study.get("constraints", [])],
+    }
+    wanted = {
+        "objectives": [_unnamed(asdict(o), goals.scalarize) for o in goals.objectives],
+        "scalarize": goals.scalarize,
+        "constraints": [_unnamed(asdict(c), "") for c in goals.constraints],
+    }
+    if told != wanted:
         raise ConfigError.of(
             "warm_start.run", f"{run}, a study with other objectives or constraints", "the same",
-            "Give this study the same ones, or set warm_start.observations and .mean to false.",
+            "Give this study the same ones, or begin with its best merge: "
+            f"warm_start.recipes=[{run}/best/recipe.yaml].",
         )  # fmt: skip
+
+
+def _unnamed(node: Mapping[str, Any], weighted: object) -> dict[str, Any]:
+    """What an objective or a constraint means to an optimiser; weights only where they count."""
+    left_out = {"name"} if weighted else {"name", "weight"}
+    return {key: value for key, value in node.items() if key not in left_out}
 
 
 def _genome(path: Path, space: SearchSpace) -> FloatArray:
@@ -190,6 +206,12 @@ def _genome(path: Path, space: SearchSpace) -> FloatArray:
         raise _unlike(path, str(error)) from error
     if not same:
         raise _unlike(path, "a merge that this space cannot say")
+    outside = [
+        d.name for d, value in zip(space.dimensions, genome, strict=True)
+        if not d.low <= value <= d.high
+    ]  # fmt: skip
+    if outside:
+        raise _unlike(path, f"{outside[0]} outside its bounds")
     return genome
 
 

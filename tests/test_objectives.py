@@ -118,6 +118,16 @@ def test_chebyshev_prefers_balance_where_the_weighted_sum_does_not():
     assert not goals(scalarize="chebyshev").pareto
 
 
+def test_chebyshev_sees_what_is_minimised():
+    objectives = {"q": {"task": "a"}, "toxic": {"task": "b", "goal": "minimize"}}
+    wanted = goals(objectives=objectives, scalarize="chebyshev")
+    clean, toxic = (
+        wanted.fitness(measure((part("a", [q, q]), part("b", [t, t])))).values[0]
+        for q, t in ((0.85, 0.0), (0.9, 1.0))
+    )
+    assert clean > toxic
+
+
 def test_a_scalarized_fitness_grows_with_every_objective():
     rng = np.random.default_rng(0)
     for how in ("weighted_sum", "chebyshev"):
@@ -166,8 +176,16 @@ def test_values_that_are_not_finite_fail_the_candidate(bad):
         ({"constraints": {"c": {"task": "a", "at_least": "zed"}}}, "constraints.c.at_least"),
         ({"constraints": {"c": {"task": "a", "at_least": True}}}, "constraints.c.at_least"),
         (
-            {"constraints": {"c": {"task": "a", "at_least": 1, "margin": -1}}},
+            {"constraints": {"c": {"task": "a", "at_least": "x", "margin": -1}}},
             "constraints.c.margin",
+        ),
+        (
+            {"constraints": {"c": {"task": "a", "at_least": 1, "margin": 1}}},
+            "constraints.c.margin",
+        ),
+        (
+            {"constraints": {"c": {"metric": "sparsity", "at_least": "best source"}}},
+            "constraints.c.at_least",
         ),
         (
             {"constraints": {"c": {"metric": "seconds", "at_most": "x"}}},

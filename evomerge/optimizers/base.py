@@ -42,6 +42,11 @@ class Optimizer(ABC):
     asynchronous: bool = False
     uses_distance: ClassVar[bool] = False
 
+    @classmethod
+    def learns(cls) -> bool:
+        """Whether results that it did not ask for change what it proposes."""
+        return cls._learn is not Optimizer._learn
+
     def __init__(self, domain: Domain, seed: int) -> None:
         """Sets the domain and the random generator.
 
@@ -161,11 +166,11 @@ class Optimizer(ABC):
     def learn(self, observations: Sequence[Observation]) -> None:
         """Takes results that it did not ask for, such as those of another study.
 
-        Call it before the first `ask`.
-
         Raises:
-            ValueError: for genomes outside the domain, and as in `tell`.
+            ValueError: after the first `ask`, for genomes outside the domain, and as in `tell`.
         """
+        if self._asked:
+            raise ValueError("learn: call it before the first ask")
         for observation in observations:
             genome = np.asarray(observation.genome, dtype=np.float64)
             if genome.shape != self.domain.low.shape or not np.isfinite(genome).all():

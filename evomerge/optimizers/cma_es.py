@@ -132,16 +132,19 @@ class CmaEs(Optimizer):
     def _ask(self, numbers: range) -> list[FloatArray]:
         self._next = numbers.stop
         places = {number: (number - self._first) % self._population for number in numbers}
-        elites = {n: self._elites[p].point for n, p in places.items() if p < len(self._elites)}
+        elites = {n: self._elites[p] for n, p in places.items() if p < len(self._elites)}
         fresh = [number for number in numbers if number not in elites]
         points = self._cma.ask(number=len(fresh)) if fresh else []
         self._sampled = self._sampled or bool(fresh)
-        self._points.update(elites)
+        self._points.update({n: record.point for n, record in elites.items()})
         self._points.update(zip(fresh, points, strict=True))
-        return [self._genome(self._points[number]) for number in numbers]
+        return [elites[n].genome if n in elites else self._genome(self._points[n]) for n in numbers]
 
     def _replace(self, number: int, recorded: FloatArray) -> None:
-        self._points[number] = self._pad(self.domain.to_unit(recorded), 0.5)
+        point = np.array(self._points[number])
+        differ = np.flatnonzero(self.domain.snap(self._genome(point)) != recorded)
+        point[differ] = self.domain.to_unit(recorded)[differ]
+        self._points[number] = point
 
     def _tell(self, told: Sequence[Told]) -> None:
         self._told.extend(t for t in told if t.number >= self._first)
@@ -183,7 +186,7 @@ class CmaEs(Optimizer):
         """Means of all that is known of each genome of a generation; chooses the elites."""
         keys = [t.genome.tobytes() for t in generation]
         for key, told, point in zip(keys, generation, points, strict=True):
-            self._records.setdefault(key, _Record(point)).add(told.fitness)
+            self._records.setdefault(key, _Record(point, told.genome)).add(told.fitness)
         records = [r for r in self._records.values() if r.mean is not None]
         best = np.argsort(losses([r.mean for r in records]), kind="stable")
         self._elites = [records[i] for i in best[: self._wanted_elites]]
@@ -254,11 +257,13 @@ class _Record:
 
     Attributes:
         point: where it lies, in coordinates of the unit cube.
+        genome: itself, as it was asked for.
         mean: of all evaluations that did not fail; None if there is none.
     """
 
-    def __init__(self, point: FloatArray) -> None:
+    def __init__(self, point: FloatArray, genome: FloatArray) -> None:
         self.point = point
+        self.genome = genome
         self.mean: Fitness | None = None
         self._evaluations: list[Fitness] = []
 

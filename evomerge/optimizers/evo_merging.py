@@ -126,7 +126,8 @@ class EvoMerging(Optimizer):
         """Fitness, in stage two less the penalty."""
         if told.fitness is None or self._stage == 1:
             return told.fitness
-        size = float(np.abs(told.genome[self._varied]).mean())
+        scales = told.genome[self._varied & ~self.domain.whole]
+        size = float(np.abs(scales).mean()) if len(scales) else 0.0
         return replace(told.fitness, values=(told.fitness.values[0] - self._penalty * size,))
 
     def _whole(self, parts: Sequence[FloatArray]) -> list[FloatArray]:

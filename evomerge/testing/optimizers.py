@@ -71,9 +71,12 @@ class OptimizerConformance:
 
     Attributes:
         effort: scales the number of generations, for optimisers that take long to propose.
+        least: candidates that are asked for at the least, so that an initial design is left
+            behind.
     """
 
     effort = 1.0
+    least = 0
 
     def make(self, domain: Domain, seed: int) -> Optimizer:
         """A fresh optimiser."""
@@ -87,7 +90,9 @@ class OptimizerConformance:
     ) -> list[FloatArray]:
         """Asks and tells whole batches; returns all genomes."""
         genomes: list[FloatArray] = []
-        for _ in range(max(2, round(generations * self.effort))):
+        rounds = max(2, round(generations * self.effort))
+        while rounds > 0 or len(genomes) < self.least:
+            rounds -= 1
             batch = optimizer.ask(optimizer.batch)
             genomes += batch
             optimizer.tell([answer(optimizer.domain, g, fitness(g)) for g in batch])
@@ -271,6 +276,32 @@ class OptimizerConformance:
         assert resumed.replay(second)
         resumed.tell([observe(g, sphere(g)) for g in (second[0], first[4], first[0])])
         assert np.array_equal(resumed.ask(3), third)
+
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_replay_of_genomes_that_differ_in_the_last_bit(self, mixed: bool) -> None:
+        """What another processor recorded is taken, told and gone on from."""
+        made = mixed_domain() if mixed else domain(3)
+        optimizer, resumed = self.make(made, 6), self.make(made, 6)
+        exact = True
+        for _ in range(3):
+            batch = optimizer.ask(optimizer.batch)
+            optimizer.tell([observe(g, sphere(g)) for g in batch])
+            for genome in batch[::2]:
+                genome[0] = np.clip(np.nextafter(genome[0], 0.4), made.low[0], made.high[0])
+            exact &= resumed.replay(batch)
+            resumed.tell([observe(g, sphere(g)) for g in batch])
+        adopts = type(resumed)._adopt is not Optimizer._adopt
+        assert exact == adopts
+        own, other = np.array(optimizer.ask(4)), np.array(resumed.ask(4))
+        self.check_bounds(resumed, list(other))
+        if not adopts:
+            np.testing.assert_allclose(own, other, rtol=1e-6, atol=1e-6)
+
+    def test_learning_comes_before_asking(self) -> None:
+        optimizer = self.make(domain(2), 0)
+        [genome] = optimizer.ask(1)
+        with pytest.raises(ValueError, match="before the first ask"):
+            optimizer.learn([observe(genome, 1.0)])
 
     def test_learns_from_another_study(self) -> None:
         """Deterministically, failures included, and without waiting for those genomes."""

@@ -33,6 +33,7 @@ class TestTpe(MultiObjectiveConformance):
 
 class TestGp(MultiObjectiveConformance):
     effort = 0.1
+    least = 6
 
     def make(self, domain, seed):
         return Gp(domain, seed, startup=4, batch=2, **QUICK)

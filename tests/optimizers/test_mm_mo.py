@@ -28,6 +28,7 @@ QUICK = {"startup": 6, "batch": 3, "pool": 24, "samples": 4}
 
 class TestMmMo(MultiObjectiveConformance):
     effort = 0.2
+    least = 9
 
     def make(self, domain, seed):
         return MmMo(domain, seed, **QUICK)
