@@ -148,7 +148,7 @@ class Optimizer(ABC):
         taken: dict[bytes, int] = defaultdict(int)
         told = []
         for observation in observations:
-            genome = np.asarray(observation.genome, dtype=np.float64)
+            genome = np.array(observation.genome, dtype=np.float64)  # the caller's may change
             key = genome.tobytes()
             waiting = self._open.get(key, ())
             if taken[key] >= len(waiting):

@@ -15,6 +15,8 @@ from evomerge.optimizers.base import Optimizer, Told
 from evomerge.optimizers.ranking import losses
 from evomerge.types import Fitness, FloatArray, Observation
 
+_ROUNDING = 1e-9  # of a range: what other processors may make of one sample
+
 
 class CmaEs(Optimizer):
     """Adapts a normal distribution to the best candidates of each generation.
@@ -142,9 +144,11 @@ class CmaEs(Optimizer):
 
     def _replace(self, number: int, recorded: FloatArray) -> None:
         point = np.array(self._points[number])
-        differ = np.flatnonzero(self.domain.snap(self._genome(point)) != recorded)
-        point[differ] = self.domain.to_unit(recorded)[differ]
-        self._points[number] = point
+        own = self.domain.snap(self._genome(point))
+        differ = np.flatnonzero(np.abs(own - recorded) > _ROUNDING * self._width)
+        if len(differ):  # cma takes any other point than its own as an injected one
+            point[differ] = self.domain.to_unit(recorded)[differ]
+            self._points[number] = point
 
     def _tell(self, told: Sequence[Told]) -> None:
         self._told.extend(t for t in told if t.number >= self._first)

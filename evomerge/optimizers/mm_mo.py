@@ -66,7 +66,7 @@ class MmMo(Optimizer):
         pool: int = 512,
         weak_to_strong: bool = True,
         screened: int = 8,
-        sparsity: bool = True,
+        sparsity: bool | None = None,
         samples: int = 16,
         max_observations: int = 500,
     ) -> None:
@@ -81,7 +81,8 @@ class MmMo(Optimizer):
             pool: candidates among which the surrogates choose.
             weak_to_strong: whether a quarter of the pool is made by the weak-to-strong method.
             screened: best candidates among which distance decides; 1 switches it off.
-            sparsity: whether the domain's sparsity is one more objective, beside at least two.
+            sparsity: whether the domain's sparsity is one more objective; by default it is
+                where there are at least two.
             samples: joint samples of the posterior; rounded up to a power of two.
             max_observations: most observations that the surrogates see.
 
@@ -95,7 +96,7 @@ class MmMo(Optimizer):
         self._pool_size = whole("pool", pool, 16)
         self._weak_to_strong = flag("weak_to_strong", weak_to_strong)
         self._screened = whole("screened", screened, 1)
-        wanted = flag("sparsity", sparsity) and domain.objectives > 1
+        wanted = domain.objectives > 1 if sparsity is None else flag("sparsity", sparsity)
         self._known: tuple[Callable[[FloatArray], float], ...] = ()
         if wanted and domain.sparsity is not None:
             self._known = (domain.sparsity,)

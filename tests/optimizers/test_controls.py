@@ -363,5 +363,4 @@ def test_tells_are_checked(make):
     with pytest.raises(ValueError, match="finite"):
         optimizer.tell([Observation(genome, Fitness((float("nan"),), (0.0,)))])
     optimizer.tell([Observation(genome, Fitness((1.0,), (0.0,)))])
-    optimizer.learn([Observation(genome, Fitness((1.0,), (0.0,)))])
     assert optimizer.recommend() is None
