@@ -44,7 +44,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
         "objective": setup.task.name,
         "optimizer": optimizer_name(setup.config),
         "objectives": [asdict(o) for o in goals.objectives],
-        "constraints": _constraints(proof),
+        "constraints": _constraints(setup, proof),
         "best": BEST,
         "splits": {
             t.name: {s: len(t.items(s)) for s in ("search", "validation", "test")}
@@ -132,15 +132,26 @@ def _paired(task: str, proof: Proof) -> dict[str, Any]:
     }
 
 
-def _constraints(proof: Proof) -> list[dict[str, Any]]:
-    """The constraints with their bounds, and what the chosen merge has on test items."""
+def _constraints(setup: Setup, proof: Proof) -> list[dict[str, Any]]:
+    """The constraints, and whether the chosen merge keeps them on test items.
+
+    A bound that names a model is that model's own value on test items there; `search_bound` is
+    what the search held candidates against.
+    """
     goals = proof.searches[0].goals
     measured = held_out(goals, proof.splits[BEST])
+    values = {
+        name: held_out(goals, proof.splits[name]).values
+        for name, subject in proof.subjects.items()
+        if subject.role == "source"
+    }
+    tested = setup.goals.bounded(values) if setup.goals.can_bound(values) else goals
     return [
         {
-            **asdict(c),
-            "found": (found := measured.values.get((c.task, c.metric))),
-            "satisfied": None if found is None else c.excess(found) <= 0,
+            **asdict(now),
+            "search_bound": then.bound,
+            "found": (found := measured.values.get((now.task, now.metric))),
+            "satisfied": None if found is None else now.excess(found) <= 0,
         }
-        for c in goals.constraints
+        for now, then in zip(tested.constraints, goals.constraints, strict=True)
     ]

@@ -3,11 +3,11 @@
 import pytest
 
 from evomerge.build import build, load_target
-from evomerge.domain import Dimension
+from evomerge.domain import Dimension, Domain
 from evomerge.errors import ConfigError
 from evomerge.seeds import derive
 
-DIMENSIONS = [Dimension("weight/a/all", 0.0, 1.0, 0.5, 0.2)]
+DOMAIN = Domain((Dimension("weight/a/all", 0.0, 1.0, 0.5, 0.2),))
 RANDOM = "evomerge.optimizers.random.Random"
 
 
@@ -19,9 +19,9 @@ def problem(spec, field="optimizer", **extra):
 
 
 def test_builds_with_config_and_program_arguments():
-    optimizer = build({"_target_": RANDOM, "batch": 3}, "optimizer", dimensions=DIMENSIONS, seed=1)
+    optimizer = build({"_target_": RANDOM, "batch": 3}, "optimizer", domain=DOMAIN, seed=1)
     assert optimizer.batch == 3
-    assert optimizer.dimensions == tuple(DIMENSIONS)
+    assert optimizer.domain is DOMAIN
 
 
 @pytest.mark.parametrize(
@@ -81,25 +81,25 @@ def test_nodes_without_a_target_are_refused():
 
 
 def test_unknown_arguments_are_named_with_a_suggestion():
-    found = problem({"_target_": RANDOM, "bach": 3}, dimensions=DIMENSIONS, seed=1)
+    found = problem({"_target_": RANDOM, "bach": 3}, domain=DOMAIN, seed=1)
     assert (found.field, found.remedy) == ("optimizer.bach", "Did you mean optimizer.batch?")
-    found = problem({"_target_": RANDOM, "zzz": 3}, dimensions=DIMENSIONS, seed=1)
+    found = problem({"_target_": RANDOM, "zzz": 3}, domain=DOMAIN, seed=1)
     assert (found.field, found.expected) == ("optimizer.zzz", "one of batch")
 
 
 def test_arguments_of_the_program_cannot_be_set():
-    found = problem({"_target_": RANDOM, "seed": 3}, dimensions=DIMENSIONS, seed=1)
+    found = problem({"_target_": RANDOM, "seed": 3}, domain=DOMAIN, seed=1)
     assert found.field == "optimizer.seed"
 
 
 def test_missing_arguments_are_named():
-    assert problem({"_target_": RANDOM}, seed=1).field == "optimizer.dimensions"
+    assert problem({"_target_": RANDOM}, seed=1).field == "optimizer.domain"
 
 
 def test_a_component_of_another_room_is_refused_by_name():
-    found = problem({"_target_": "evomerge.recipe.Source"}, dimensions=DIMENSIONS, seed=1)
+    found = problem({"_target_": "evomerge.recipe.Source"}, domain=DOMAIN, seed=1)
     assert found.field == "optimizer._target_"
-    assert "dimensions" in found.found
+    assert "domain" in found.found
 
 
 def test_nested_targets_are_built_first():

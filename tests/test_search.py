@@ -119,10 +119,16 @@ def test_a_constraint_is_bound_to_the_best_source_and_kept(tmp_path: Path) -> No
     scores = {e["name"]: e["scores"]["sort_tiny"]["search"]["score"] for e in sources[:4]}
     best = max(score for name, score in scores.items() if name != "base")
     [found] = results(tmp_path)["constraints"]
-    assert found["bound"] == pytest.approx(best - 0.3)
+    assert found["search_bound"] == pytest.approx(best - 0.3)
     for event in events(tmp_path, "result"):
         value = event["scores"]["sort_tiny"]["score"]
-        assert event["constraints"] == pytest.approx([found["bound"] - value])
+        assert event["constraints"] == pytest.approx([found["search_bound"] - value])
+    models = results(tmp_path)["models"]
+    tested = {name: m["scores"]["sort_tiny"]["test"]["value"] for name, m in models.items()}
+    best = max(tested[name] for name in ("math", "japanese", "sorter"))
+    assert found["bound"] == pytest.approx(best - 0.3)
+    assert found["found"] == tested["best merge"]
+    assert found["satisfied"] == (tested["best merge"] >= best - 0.3)
     assert results(tmp_path)["cost"]["infeasible"] == sum(
         e["constraints"][0] > 0 for e in events(tmp_path, "result")
     )
