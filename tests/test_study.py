@@ -64,7 +64,9 @@ def test_what_a_study_leaves(reference: Path) -> None:
             score = model["scores"]["jp_math_tiny"][split]
             assert score["items"] == count
             assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1
-    assert found["cost"] == {"candidates": 30, "failed": 0, "item_evaluations": 30 * 12}
+    assert found["cost"] == {
+        "candidates": 30, "failed": 0, "infeasible": 0, "item_evaluations": 30 * 12,
+    }  # fmt: skip
     assert found["paired_test"]["against"] in roles
     assert (reference / "report.html").stat().st_size > 10_000
 
