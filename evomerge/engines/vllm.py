@@ -223,7 +223,8 @@ class VllmEngine:
             if size is not None:
                 arguments.setdefault("kv_cache_memory_bytes", int(size * 2**30))
             try:
-                self._llm = vllm.LLM(**arguments)
+                with vllm_setup.readable_modules():
+                    self._llm = vllm.LLM(**arguments)
             except TypeError as error:
                 raise ConfigError.of(
                     "engine.args", str(error), "arguments of vllm.LLM", "Correct the name."

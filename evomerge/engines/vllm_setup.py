@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import random
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -142,3 +143,36 @@ def undisturbed(quiet: bool = False) -> Iterator[None]:
         np.random.set_state(legacy)
         torch.set_rng_state(generator)
         torch.set_num_threads = set_num_threads
+
+
+class _Readable:
+    """Passes everything on to an object whose own `__dict__` is no dictionary."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.other, name)
+
+
+@contextlib.contextmanager
+def readable_modules() -> Iterator[None]:
+    """Lets vLLM read the attributes of all loaded modules while it starts.
+
+    It takes `vars()` of each for a dictionary. That of llvmlite's library, which numba and with
+    it ribs load, is none, and vLLM would not start.
+    """
+    found = [
+        (module, name, value)
+        for module in list(sys.modules.values())
+        for name, value in list((getattr(module, "__dict__", None) or {}).items())
+        if str(type(value).__module__).startswith("llvmlite")
+        and not hasattr(getattr(value, "__dict__", {}), "get")
+    ]
+    for module, name, value in found:
+        setattr(module, name, _Readable(value))
+    try:
+        yield
+    finally:
+        for module, name, value in found:
+            setattr(module, name, value)

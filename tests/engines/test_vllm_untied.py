@@ -25,6 +25,11 @@ def answers(engine: VllmEngine, family: Family) -> list[Generation]:
 def test_updated_engine_answers_as_a_fresh_one(
     make_family: Callable[[bool], Family], tmp_path: Path
 ) -> None:
+    """Also where llvmlite's library is loaded, which vLLM could not read."""
+    from llvmlite.binding import ffi
+
+    library = ffi.lib
+    assert not hasattr(library.__dict__, "get")
     family = make_family(False)
     recipe = family.recipe(0.4, 0.6)
     engine = VllmEngine(family.base, kv_cache_gb=0.25)
@@ -32,6 +37,7 @@ def test_updated_engine_answers_as_a_fresh_one(
         base = answers(engine, family)
         engine.load(recipe)
         in_place = answers(engine, family)
+        assert ffi.lib is library
     finally:
         engine.close()
     write_checkpoint(recipe, Merger(), tmp_path / "merged")
