@@ -12,6 +12,7 @@ import numpy as np
 from evomerge.executors.base import Executor
 from evomerge.executors.worker import Job, Outcome, Request
 from evomerge.journal import Journal, read_items
+from evomerge.progress import Progress
 from evomerge.recipe import Recipe
 from evomerge.types import ItemScores
 
@@ -179,6 +180,22 @@ class Measurer:
             for name, digest in digests.items()
             if wanted <= set(known.get(digest, {}))
         }
+
+    def shown(
+        self,
+        subjects: Sequence[Subject],
+        requests: Sequence[Request],
+        progress: Progress,
+        label: str,
+    ) -> dict[str, Splits]:
+        """Measures as a phase of its own, shown under a label."""
+        progress.start(label, 0, len(subjects))
+        try:
+            return self.measure(
+                subjects, requests, lambda done, total: progress.update(done, total, None, 0)
+            )
+        finally:
+            progress.stop()
 
     def _record(
         self, subject: Subject, digest: str, requests: Sequence[Request], outcome: Outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,6 @@ class Finalist:
         recipe: the merge.
         genome: where it came from.
         seconds: an item, as measured in the search; None if it was never run.
-        fitness: of the search; None if it was never run.
         digest: of the recipe.
     """
 
@@ -39,7 +38,6 @@ class Finalist:
     genome: FloatArray
     digest: str
     seconds: float | None = None
-    fitness: Fitness | None = None
 
 
 def choose(search: Search, measure_all: Measure) -> Finalist | None:
@@ -77,12 +75,9 @@ def _finalists(search: Search) -> list[Finalist]:
     trials = _ranked(search)[:count] if search.goals.pareto else search.best(count)
     timed = search.goals.reads(None, "seconds")
     found = [
-        Finalist(
-            f"{search.name} finalist {t.id}", t.recipe, t.genome, t.digest,
-            t.seconds, t.fitness,
-        )
+        Finalist(f"{search.name} finalist {t.id}", t.recipe, t.genome, t.digest, t.seconds)
         for t in trials
-    ]  # fmt: skip
+    ]
     mean = search.optimizer.recommend()
     if mean is not None and found and not timed:
         recipe = search.space.decode(mean)
@@ -119,13 +114,8 @@ def _bounded(search: Search, requests: Sequence[Request], measure_all: Measure) 
 
 
 def _fitness(search: Search, goals: Goals, finalist: Finalist, splits: Splits) -> Fitness:
-    tasks = search.setup.search_tasks
-    parts = [splits[task.name, "validation"] for task in tasks]
-    estimated = search.setup.estimator.estimate(parts, [task.loglik_weight for task in tasks])
-    pairs = zip(estimated.values, estimated.stderr, strict=True)
-    estimates: Mapping[str, tuple[float, float]] = {
-        part.task: pair for part, pair in zip(parts, pairs, strict=True)
-    }
+    parts = [splits[task.name, "validation"] for task in search.setup.search_tasks]
+    estimates = search.setup.estimates(parts)
     items = sum(len(part) for part in parts)
     seconds = None if finalist.seconds is None else finalist.seconds * items
     measured = measure(parts, seconds, search.space.sparsity(finalist.genome))

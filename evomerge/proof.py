@@ -84,13 +84,7 @@ def prove(
     def measure_all(
         subjects: Sequence[Subject], requests: Sequence[Request], label: str
     ) -> dict[str, Splits]:
-        progress.start(label, 0, len(subjects))
-        try:
-            return measurer.measure(
-                subjects, requests, lambda done, total: progress.update(done, total, None, 0)
-            )
-        finally:
-            progress.stop()
+        return measurer.shown(subjects, requests, progress, label)
 
     main = searches[0]
     winner = choose(main, measure_all)

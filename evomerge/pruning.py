@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoints.merger import Merger
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.evaluation import LazyExecutor, Measurer, Subject
 from evomerge.identity import task_digests
@@ -53,7 +52,7 @@ def prepared(config: Config, progress: Progress) -> Config:
     key = _key(settings, setup)
     outcome = _known(folder / "pool.json", key)
     if outcome is None:
-        outcome = {"key": key, **_measured(unstarted, settings, key, progress)}
+        outcome = {"key": key, **_measured(setup, settings, key, progress)}
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "pool.json", json.dumps(outcome, indent=1) + "\n")
     for text in outcome["warnings"]:
@@ -67,16 +66,14 @@ def prepared(config: Config, progress: Progress) -> Config:
     return {**config, "models": {**models, "sources": kept}}
 
 
-def _measured(
-    config: Config, settings: PoolSettings, key: str, progress: Progress
-) -> dict[str, Any]:
-    names = list(config["models"]["sources"])
-    findings = measure_pool(config, Merger(), settings, progress)
+def _measured(setup: Setup, settings: PoolSettings, key: str, progress: Progress) -> dict[str, Any]:
+    names = list(setup.config["models"]["sources"])
+    findings = measure_pool(setup.config, setup.merger, settings, progress)
     if settings.relevance:
-        findings = judge(findings.geometry, settings, _scores(config, key, progress))
+        findings = judge(findings.geometry, settings, _scores(setup, key, progress))
     left = prune(names, findings, settings) if settings.prune else None
     if left:
-        _keep_named(config, left.dropped)
+        _keep_named(setup.config, left.dropped)
     return {
         "kept": list(left.kept if left else names),
         "dropped": dict(left.dropped if left else {}),
@@ -98,9 +95,9 @@ def _keep_named(config: Config, dropped: Mapping[str, str]) -> None:
                 )  # fmt: skip
 
 
-def _scores(config: Config, key: str, progress: Progress) -> Scores:
+def _scores(setup: Setup, key: str, progress: Progress) -> Scores:
     """What base and sources score on each search item; recorded in a journal of its own."""
-    setup = make_setup(config)
+    config = setup.config
     folder = Path(config["run_dir"]) / FOLDER
     with locked(folder):
         journal = Journal(folder)
@@ -112,14 +109,10 @@ def _scores(config: Config, key: str, progress: Progress) -> Scores:
         measurer = Measurer(journal, executor, model_identities(setup), task_digests(setup))
         recipes = source_recipes(config)
         subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]
-        progress.start("sources, for their relevance", 0, len(subjects))
+        label = "sources, for their relevance"
         try:
-            splits = measurer.measure(
-                subjects, search_requests(setup),
-                lambda done, total: progress.update(done, total, None, 0),
-            )  # fmt: skip
+            splits = measurer.shown(subjects, search_requests(setup), progress, label)
         finally:
-            progress.stop()
             executor.close()
     if "base" not in splits:
         raise EvomergeError(

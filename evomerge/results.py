@@ -35,6 +35,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
             if name in models:
                 values = objective_values(goals, held_out(goals, splits))
                 models[name]["objectives"] = {"test": values}
+    paired = {task.name: _paired(task.name, proof) for task in setup.search_tasks}
     recorded = read_events(setup.run_dir)[0]
     cost = search.cost
     return {
@@ -51,8 +52,8 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
             for t in setup.tasks
         },
         "models": models,
-        "paired_test": _paired(setup.task.name, proof),
-        "paired_tests": {task.name: _paired(task.name, proof) for task in setup.search_tasks},
+        "paired_test": paired[setup.task.name],
+        "paired_tests": paired,
         **({"front": front_results(proof)} if proof.front else {}),
         "cost": {
             "candidates": cost.candidates,

@@ -69,6 +69,7 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
     _open: deque[Open] = field(default_factory=deque)
+    _number: int = 0
     _asked: int = 0
     _asks: int = 0
     _untold: list[Trial] = field(default_factory=list)
@@ -87,6 +88,7 @@ class Search:
             return
         executor = self.executor.get()  # engines start before the clock does
         progress.start(self.name, self.cost.candidates, self._total())
+        self._number = _next_id(self.journal)
         self._mark = time.perf_counter()
         pipeline = Pipeline(executor)
         for candidate in self._open:
@@ -120,11 +122,11 @@ class Search:
         begin = time.perf_counter()
         generation = self._asked // window if self.optimizer.asynchronous else self._asks
         items = self.setup.items(generation)
-        first = _next_id(self.journal)
         asked = []
-        for i, genome in enumerate(self.optimizer.ask(n)):
+        for number, genome in enumerate(self.optimizer.ask(n), start=self._number):
             recipe = self.space.decode(genome)
-            asked.append(Open(first + i, genome, recipe, recipe.digest(self.identities), items))
+            asked.append(Open(number, genome, recipe, recipe.digest(self.identities), items))
+        self._number += n
         self.journal.append(
             "ask",
             search=self.name,
@@ -197,10 +199,7 @@ class Search:
 
     def _fitness(self, candidate: Open, outcome: Outcome) -> tuple[Fitness, dict[str, float]]:
         scores = outcome.scores or ()
-        weights = [task.loglik_weight for task in self.setup.search_tasks]
-        estimated = self.setup.estimator.estimate(scores, weights)
-        pairs = zip(estimated.values, estimated.stderr, strict=True)
-        estimates = {part.task: pair for part, pair in zip(scores, pairs, strict=True)}
+        estimates = self.setup.estimates(scores)
         measured = measure(scores, outcome.answer_seconds, self.space.sparsity(candidate.genome))
         return self.goals.fitness(measured, estimates), self.goals.raw(measured)
 

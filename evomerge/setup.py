@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Source
 from evomerge.seeds import derive
 from evomerge.space import SearchSpace
-from evomerge.types import Task
+from evomerge.types import ItemScores, Task
 from evomerge.warm_start import Start, read_start
 
 Config = Mapping[str, Any]
@@ -102,6 +102,17 @@ class Setup:
     def rotates(self) -> bool:
         """Whether another generation answers other items."""
         return self.items(0) != self.items(1)
+
+    def estimates(self, scores: Sequence[ItemScores]) -> dict[str, tuple[float, float]]:
+        """The estimator's value and standard error of each task that the search answers.
+
+        Args:
+            scores: one a search task, in their order.
+        """
+        weights = [task.loglik_weight for task in self.search_tasks]
+        found = self.estimator.estimate(scores, weights)
+        pairs = zip(found.values, found.stderr, strict=True)
+        return {part.task: pair for part, pair in zip(scores, pairs, strict=True)}
 
     def wants_loglik(self, task: Task) -> bool:
         """Whether right answers of a task are scored, too."""

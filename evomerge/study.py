@@ -93,16 +93,9 @@ def _bounded(setup: Setup, measurer: Measurer, progress: Progress) -> Goals:
         return goals
     recipes = source_recipes(setup.config)
     subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]
-    label = "sources, for the constraints"
-    progress.start(label, 0, len(subjects))
-    try:
-        items = {t.name: None for t in setup.search_tasks} if setup.rotates() else None
-        splits = measurer.measure(
-            subjects, search_requests(setup, items),
-            lambda done, total: progress.update(done, total, None, 0),
-        )  # fmt: skip
-    finally:
-        progress.stop()
+    items = {t.name: None for t in setup.search_tasks} if setup.rotates() else None
+    requests = search_requests(setup, items)
+    splits = measurer.shown(subjects, requests, progress, "sources, for the constraints")
     if not goals.can_bound(splits):
         missing = [name for name in recipes if name not in splits]
         raise EvomergeError(

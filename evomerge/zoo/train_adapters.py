@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evomerge.zoo import zoo_path
-from evomerge.zoo.items import reserved_questions
 from evomerge.zoo.lessons import LAYERS, POOL, POOL_KINDS, Lesson
 from evomerge.zoo.problems import Problem
-from evomerge.zoo.training import IGNORED, Progress, to_tensors
+from evomerge.zoo.training import IGNORED, Progress, draw_problems, to_tensors
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -74,14 +73,7 @@ def add_factors(model: nn.Module, lesson: Lesson, seed: int) -> dict[str, LowRan
 
 def draw(lesson: Lesson, rng: random.Random) -> list[Problem]:
     """A batch of a lesson's problems; never one of the committed items."""
-    reserved = reserved_questions()
-    problems = []
-    for kind in rng.choices(list(lesson.mix), list(lesson.mix.values()), k=lesson.batch):
-        problem = POOL_KINDS[kind](rng)
-        while problem.question in reserved:
-            problem = POOL_KINDS[kind](rng)
-        problems.append(problem)
-    return problems
+    return draw_problems(POOL_KINDS, lesson.mix, lesson.batch, rng)
 
 
 def train_adapter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,12 +52,22 @@ def new_model(seed: int) -> LlamaForCausalLM:
 
 def draw_batch(stage: Stage, rng: random.Random) -> list[Problem]:
     """Problems of a stage's mix; never one of the committed items."""
+    return draw_problems(KINDS, stage.mix, stage.batch, rng)
+
+
+def draw_problems(
+    kinds: Mapping[str, Callable[[random.Random], Problem]],
+    mix: Mapping[str, float],
+    count: int,
+    rng: random.Random,
+) -> list[Problem]:
+    """`count` problems of kinds drawn in proportion to `mix`; never one of the committed items."""
     reserved = reserved_questions()
     problems = []
-    for kind in rng.choices(list(stage.mix), list(stage.mix.values()), k=stage.batch):
-        problem = KINDS[kind](rng)
+    for kind in rng.choices(list(mix), list(mix.values()), k=count):
+        problem = kinds[kind](rng)
         while problem.question in reserved:
-            problem = KINDS[kind](rng)
+            problem = kinds[kind](rng)
         problems.append(problem)
     return problems
 
