@@ -55,6 +55,10 @@ class Domain:
         sparsity: share in [0, 1] of the sources' changes that a genome leaves out.
         distance: how far, in units of its own, a genome's merge lies from the base where it
             matters: the sum over the parameters of Fisher information times squared change.
+        ranges: (lowest, highest) value that each objective can have as it is maximised,
+            infinite where there is no bound; empty if nothing is known.
+        seeds: if positive, genomes are matings of earlier candidates (`evomerge.mating`), and
+            the first so many candidates are the seeds themselves.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -63,6 +67,8 @@ class Domain:
     anchors: tuple[FloatArray, ...] = ()
     sparsity: Callable[[FloatArray], float] | None = None
     distance: Callable[[FloatArray], float] | None = None
+    ranges: tuple[tuple[float, float], ...] = ()
+    seeds: int = 0
 
     def __len__(self) -> int:
         return len(self.dimensions)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.types import Fitness, ItemScores
+from evomerge.types import Fitness, FloatArray, ItemScores
 
 METRICS = ("score", "loglik", "tokens", "seconds", "sparsity")
 """What can be measured: mean score, mean log-likelihood a token (nats) of the right answers, mean
@@ -125,6 +125,20 @@ class Goals:
         """Whether an objective or a constraint looks at a metric."""
         return (task, metric) in self._read()
 
+    def item_tasks(self) -> set[str]:
+        """Names of the tasks whose item scores the objectives are made of."""
+        return {o.task for o in self.objectives if o.task and o.metric in ("score", "loglik")}
+
+    def ranges(self, loglik_weights: Mapping[str, float]) -> tuple[tuple[float, float], ...]:
+        """Bounds of each value that the optimiser is told; empty where objectives are scalarised.
+
+        Args:
+            loglik_weights: by task, the weight that the log-likelihood has beside the score.
+        """
+        if self.scalarize:
+            return ()
+        return tuple(_range(o, loglik_weights.get(o.task or "", 0.0)) for o in self.objectives)
+
     def can_bound(self, values: Mapping[str, object]) -> bool:
         """Whether every model that a bound names was measured."""
         needed = self.models() - {BEST_SOURCE}
@@ -196,6 +210,29 @@ class Goals:
                 c = replace(c, bound=found - sign * c.margin)
             constraints.append(c)
         return replace(self, constraints=tuple(constraints))
+
+
+def item_values(scores: Sequence[ItemScores], loglik_weights: Sequence[float]) -> FloatArray:
+    """What a candidate has of each item, at least 0: its score, and a share of the likelihood.
+
+    The value of an item is `score + weight * exp(loglik)`, with the mean log-likelihood a token
+    (nats) of the right answer, of tasks one after the other; an `n` array.
+    """
+    parts = []
+    for part, weight in zip(scores, loglik_weights, strict=True):
+        values = np.asarray(part.scores, dtype=np.float64)
+        parts.append(values + weight * np.exp(part.logliks) if weight else values)
+    return np.concatenate(parts)
+
+
+def _range(objective: Objective, loglik_weight: float) -> tuple[float, float]:
+    """Bounds of a value as it is maximised."""
+    inf = math.inf
+    raw = {"score": (0.0, 1.0), "sparsity": (0.0, 1.0), "loglik": (-inf, 0.0)}
+    low, high = raw.get(objective.metric, (0.0, inf))
+    if objective.metric == "score" and loglik_weight:
+        low = -inf  # the mean log-likelihood is a part of it, and has no lower bound
+    return (low, high) if objective.sign > 0 else (-high, -low)
 
 
 def measure(

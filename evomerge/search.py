@@ -14,7 +14,7 @@ import numpy as np
 from evomerge.errors import CandidateError, JournalError
 from evomerge.evaluation import LazyExecutor, Pipeline, summary
 from evomerge.executors.worker import Job, Outcome
-from evomerge.journal import Journal
+from evomerge.journal import Journal, read_items
 from evomerge.objectives import Goals, measure
 from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
@@ -22,7 +22,7 @@ from evomerge.recipe import Recipe
 from evomerge.setup import Items, Setup, search_requests
 from evomerge.space import SearchSpace
 from evomerge.trials import Cost, Limits, Trial, best_trials
-from evomerge.types import Fitness, FloatArray, Observation
+from evomerge.types import Fitness, FloatArray, ItemScores, Observation
 
 _LOG = logging.getLogger(__name__)
 _NO_LIMIT = 1 << 30
@@ -156,7 +156,7 @@ class Search:
         candidate = self._open[0]
         result = self._record(candidate, outcome, arrived - self._mark)
         self._mark = arrived
-        self._settle(result)
+        self._settle(result, outcome.scores)
         best = self._best.values if self._best else {}
         progress.update(
             self.cost.candidates, self._total(), next(iter(best.values()), None), self.cost.failed
@@ -203,10 +203,17 @@ class Search:
         measured = measure(scores, outcome.answer_seconds, self.space.sparsity(candidate.genome))
         return self.goals.fitness(measured, estimates), self.goals.raw(measured)
 
-    def _settle(self, result: Mapping[str, Any]) -> None:
-        """Closes the oldest open candidate, and tells the optimiser when it is due."""
+    def _settle(
+        self, result: Mapping[str, Any], scores: Sequence[ItemScores] | None = None
+    ) -> None:
+        """Closes the oldest open candidate, and tells the optimiser when it is due.
+
+        Args:
+            result: the journal's event.
+            scores: what it answered; None to read them from the journal where they are needed.
+        """
         candidate = self._open.popleft()
-        fitness, values, seconds = None, {}, None
+        fitness, values, seconds, item_values = None, {}, None, None
         count = self._item_count(candidate.items)
         if result["status"] == "ok":
             seconds = result["seconds"]["answer"] / count
@@ -214,6 +221,9 @@ class Search:
             fitness = Fitness(tuple(result["fitness"]), tuple(result["stderr"]), limits)
             values = dict(result["values"])
             self.cost.infeasible += not fitness.feasible
+            if self.optimizer.uses_item_scores:
+                scores = scores or read_items(self.journal.run_dir / result["file"])
+                item_values = self.setup.item_values(scores)
         else:
             self.cost.failed += 1
         # A failed candidate counts as if it had answered, or a budget in items never ends.
@@ -223,13 +233,15 @@ class Search:
         self.cost.overhead += result["seconds"]["overhead"]
         trial = Trial(
             candidate.id, candidate.genome, candidate.recipe, candidate.digest, fitness, values,
-            seconds,
+            seconds, item_values,
         )  # fmt: skip
         self.trials.append(trial)
         self._untold.append(trial)
         self._note(trial)
         if self.optimizer.asynchronous or not self._open:
-            self.optimizer.tell([Observation(t.genome, t.fitness) for t in self._untold])
+            self.optimizer.tell(
+                [Observation(t.genome, t.fitness, t.item_values) for t in self._untold]
+            )
             self._told += len(self._untold)
             self._untold.clear()
 

@@ -20,12 +20,12 @@ from evomerge.errors import ConfigError, RecipeError
 from evomerge.executors.base import Executor
 from evomerge.executors.cores import available
 from evomerge.executors.worker import Request, WorkerSpec
-from evomerge.objectives import Goals, read_goals
+from evomerge.objectives import Goals, item_values, read_goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Source
 from evomerge.seeds import derive
 from evomerge.space import SearchSpace
-from evomerge.types import ItemScores, Task
+from evomerge.types import FloatArray, ItemScores, Task
 from evomerge.warm_start import Start, read_start
 
 Config = Mapping[str, Any]
@@ -87,6 +87,8 @@ class Setup:
             len(self.goals.constraints),
             (*self.start.anchors, *self.space.anchors()),
             self.space.sparsity,
+            ranges=self.goals.ranges({t.name: t.loglik_weight for t in self.search_tasks}),
+            seeds=getattr(self.space, "seeds", 0),
         )
 
     def items(self, generation: int) -> Items:
@@ -114,6 +116,17 @@ class Setup:
         pairs = zip(found.values, found.stderr, strict=True)
         return {part.task: pair for part, pair in zip(scores, pairs, strict=True)}
 
+    def item_values(self, scores: Sequence[ItemScores]) -> FloatArray:
+        """What a candidate has of each item of the tasks that the objectives score.
+
+        Args:
+            scores: one a search task, in any order.
+        """
+        wanted = self.goals.item_tasks()
+        found = {part.task: part for part in scores if part.task in wanted}
+        tasks = [task for task in self.search_tasks if task.name in wanted]
+        return item_values([found[t.name] for t in tasks], [t.loglik_weight for t in tasks])
+
     def wants_loglik(self, task: Task) -> bool:
         """Whether right answers of a task are scored, too."""
         return bool(task.loglik_weight) or self.goals.wants_loglik(task.name)
@@ -136,7 +149,7 @@ def make_setup(config: Config) -> Setup:
     goals = make_goals(config)
     setup = Setup(config, merger, space, search_tasks, report_tasks, estimator, goals)
     setup = replace(setup, start=read_start(config["warm_start"], space, goals))
-    make_optimizer(setup, config["optimizer"], "optimizer")
+    check_item_scores(setup, make_optimizer(setup, config["optimizer"], "optimizer"))
     control_recipes(config)
     return setup
 
@@ -244,6 +257,28 @@ def make_optimizer(
         seed=derive(setup.seed, purpose),
     )
     return optimizer
+
+
+def check_item_scores(setup: Setup, optimizer: Optimizer) -> None:
+    """Checks that an optimiser that reads item scores gets those of the same items each time.
+
+    Raises:
+        ConfigError: naming the key at fault.
+    """
+    if not optimizer.uses_item_scores:
+        return
+    name = optimizer_name(setup.config)
+    if not setup.goals.item_tasks():
+        raise ConfigError.of(
+            "objectives", f"no objective with a score of each item, which {name} needs",
+            "at least one objective whose metric is score or loglik",
+            "Add one, or use another optimizer.",
+        )  # fmt: skip
+    if setup.rotates():
+        raise ConfigError.of(
+            "estimator", f"other items in each generation; {name} compares candidates by item",
+            "the same items for all candidates", "Set estimator.rotate=false.",
+        )  # fmt: skip
 
 
 def optimizer_name(config: Config) -> str:

@@ -24,6 +24,7 @@ class Trial:
         fitness: None if it failed.
         values: each objective in its own unit, by name; empty if it failed.
         seconds: an item took; None if it failed.
+        item_values: what the optimiser is told of each item; None if it does not want to know.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Trial:
     fitness: Fitness | None
     values: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    item_values: FloatArray | None = None
 
     @property
     def rank(self) -> tuple[int, float]:

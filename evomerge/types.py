@@ -109,10 +109,18 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the optimiser is told of one candidate; `fitness` is None if it failed."""
+    """What the optimiser is told of one candidate.
+
+    Attributes:
+        genome: of the candidate.
+        fitness: None if it failed.
+        scores: of each item, at least 0 and of the same items for all candidates, an `n` array;
+            None where nobody asked for them (`Optimizer.uses_item_scores`) or it failed.
+    """
 
     genome: FloatArray
     fitness: Fitness | None
+    scores: FloatArray | None = None
 
 
 class Task(Protocol):

@@ -14,7 +14,7 @@ ROOT = Path(evomerge.__file__).parent
 RANKS = [
     ["types", "errors", "config", "seeds", "progress", "versions", "markdown", "controls"],
     ["build", "recipe", "journal", "kernels", "domain"],
-    ["operators", "pieces", "pareto", "objectives"],
+    ["operators", "pieces", "pareto", "objectives", "mating"],
     ["spaces", "report", "checkpoints", "soups"],
     ["engines", "estimators", "optimizers", "tasks", "pool_geometry", "space"],
     ["executors", "fisher", "testing", "warm_start", "pool_relevance"],

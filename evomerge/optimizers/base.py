@@ -22,6 +22,7 @@ class Told:
     number: int
     genome: FloatArray
     fitness: Fitness | None
+    scores: FloatArray | None = None
 
 
 class Optimizer(ABC):
@@ -36,11 +37,15 @@ class Optimizer(ABC):
             free worker need not wait until a whole generation was told; then `batch` is the
             number of candidates that are kept at work at any time.
         uses_distance: whether it reads the domain's `distance`, which costs a pass over items.
+        uses_item_scores: whether results have to carry the score of each item.
+        mates: whether it takes a domain of matings (`Domain.seeds`).
     """
 
     multi_objective: ClassVar[bool] = False
     asynchronous: bool = False
     uses_distance: ClassVar[bool] = False
+    uses_item_scores: ClassVar[bool] = False
+    mates: ClassVar[bool] = False
 
     @classmethod
     def learns(cls) -> bool:
@@ -59,6 +64,12 @@ class Optimizer(ABC):
         """
         if not domain.dimensions:
             raise ValueError("an optimizer needs at least one dimension")
+        if domain.seeds and not self.mates:
+            raise ConfigError.of(
+                "optimizer", f"{type(self).__name__} and a space whose genomes are matings",
+                "an optimizer that chooses parents among earlier candidates",
+                "Use optimizer=m2n2 (or random), or another space.",
+            )  # fmt: skip
         if domain.objectives > 1 and not self.multi_objective:
             raise ConfigError.of(
                 "optimizer", f"{type(self).__name__} and {domain.objectives} objectives",
@@ -70,6 +81,7 @@ class Optimizer(ABC):
         self.dimensions = domain.dimensions
         self.rng = np.random.Generator(np.random.PCG64(seed))
         self._asked = 0
+        self._items: int | None = None
         self._open: dict[bytes, deque[int]] = defaultdict(deque)
 
     @property
@@ -154,7 +166,8 @@ class Optimizer(ABC):
             if taken[key] >= len(waiting):
                 raise ValueError("tell: this genome was not asked for, or was told before")
             self._check_fitness("tell", observation)
-            told.append(Told(waiting[taken[key]], genome, observation.fitness))
+            scores = self._item_scores(observation)
+            told.append(Told(waiting[taken[key]], genome, observation.fitness, scores))
             taken[key] += 1
         for key, count in taken.items():
             for _ in range(count):
@@ -186,6 +199,21 @@ class Optimizer(ABC):
     def recommend(self) -> FloatArray | None:
         """A genome worth a final look though it was never asked for, or None."""
         return None
+
+    def _item_scores(self, observation: Observation) -> FloatArray | None:
+        """The item scores of a result, checked if this optimiser reads them."""
+        if not self.uses_item_scores or observation.fitness is None:
+            return None
+        if observation.scores is None:
+            raise ValueError("tell: no item scores; this optimizer needs them")
+        scores = np.array(observation.scores, dtype=np.float64)
+        count = self._items if self._items is not None else len(scores)
+        if scores.shape != (count,) or not count or not np.isfinite(scores).all():
+            raise ValueError(f"tell: item scores {scores.shape}; expected {count} finite numbers")
+        if scores.min() < 0:
+            raise ValueError(f"tell: an item score of {scores.min():g}; expected at least 0")
+        self._items = count
+        return scores
 
     def _check_fitness(self, verb: str, observation: Observation) -> None:
         fitness = observation.fitness

@@ -45,7 +45,16 @@ def mixed_domain(objectives: int = 1, constraints: int = 0) -> Domain:
 
 def observe(genome: FloatArray, value: float | None) -> Observation:
     """An observation with one fitness value, or of a failure."""
-    return Observation(genome, None if value is None else Fitness((value,), (0.0,)))
+    if value is None:
+        return Observation(genome, None)
+    return Observation(genome, Fitness((value,), (0.0,)), item_scores(value))
+
+
+def item_scores(value: float) -> FloatArray:
+    """Scores of six items in (0, 1) that all rise with a value, the harder ones later."""
+    if not np.isfinite(value):
+        return np.zeros(6)
+    return np.asarray(1 / (1 + np.exp(np.arange(6.0) - 3.0 - value / 4)))
 
 
 def answer(domain: Domain, genome: FloatArray, value: float | None) -> Observation:
@@ -58,7 +67,8 @@ def answer(domain: Domain, genome: FloatArray, value: float | None) -> Observati
     others = [-float(np.abs(genome + k).sum()) for k in range(1, domain.objectives)]
     limits = [float(genome[0]) - 0.5 + k for k in range(domain.constraints)]
     stderr = (0.0,) * domain.objectives
-    return Observation(genome, Fitness((value, *others), stderr, tuple(limits)))
+    fitness = Fitness((value, *others), stderr, tuple(limits))
+    return Observation(genome, fitness, item_scores(value))
 
 
 def sphere(genome: FloatArray) -> float:
@@ -222,7 +232,9 @@ class OptimizerConformance:
         other.ask(6)
         good = [observe(g, sphere(g)) for g in batch]
         with pytest.raises(ValueError, match="finite"):
-            optimizer.tell([*good[:5], Observation(batch[5], Fitness(values, values))])
+            optimizer.tell(
+                [*good[:5], Observation(batch[5], Fitness(values, values), item_scores(0.0))]
+            )
         optimizer.tell(good)
         other.tell(good)
         assert np.array_equal(optimizer.ask(6), other.ask(6))
@@ -251,7 +263,10 @@ class OptimizerConformance:
         optimizer = self.make(domain(2, constraints=1), 0)
         for _ in range(3):
             batch = optimizer.ask(optimizer.batch)
-            told = [Observation(g, Fitness((1.0,), (0.0,), (1.0 + abs(g[0]),))) for g in batch]
+            told = [
+                Observation(g, Fitness((1.0,), (0.0,), (1.0 + abs(g[0]),)), item_scores(1.0))
+                for g in batch
+            ]
             optimizer.tell(told)
         self.check_bounds(optimizer, optimizer.ask(2))
 
@@ -260,8 +275,10 @@ class OptimizerConformance:
         [genome] = optimizer.ask(1)
         for values, limits in (((1.0, 1.0), (0.0,)), ((1.0,), ()), ((1.0,), (float("nan"),))):
             with pytest.raises(ValueError, match="finite"):
-                optimizer.tell([Observation(genome, Fitness(values, values, limits))])
-        optimizer.tell([Observation(genome, Fitness((1.0,), (0.0,), (0.0,)))])
+                optimizer.tell(
+                    [Observation(genome, Fitness(values, values, limits), item_scores(0.0))]
+                )
+        optimizer.tell([Observation(genome, Fitness((1.0,), (0.0,), (0.0,)), item_scores(1.0))])
 
     def test_replay_with_candidates_at_work(self) -> None:
         """Recorded asks and tells in their order lead to the same next genomes."""
@@ -358,7 +375,9 @@ class MultiObjectiveConformance(OptimizerConformance):
         optimizer = self.make(domain(2, 2), 0)
         for _ in range(4):
             batch = optimizer.ask(optimizer.batch)
-            optimizer.tell([Observation(g, Fitness((1.0, 1.0), (0.0, 0.0))) for g in batch])
+            optimizer.tell(
+                [Observation(g, Fitness((1.0, 1.0), (0.0, 0.0)), item_scores(1.0)) for g in batch]
+            )
         self.check_bounds(optimizer, optimizer.ask(2))
 
 
