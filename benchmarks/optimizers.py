@@ -253,7 +253,7 @@ def cheap_cost(name: str, dimensions: int, candidates: int, repeats: int) -> dic
 
 
 def model_cost(
-    name: str, objectives: int, observations: int, proposals: int, dimensions: int = 18
+    name: str, objectives: int, observations: int, proposals: int, dimensions: int
 ) -> dict[str, Any]:
     """Seconds of a proposal after many results: the first one, which fits, and later ones."""
     problem: Problem = Sphere(dimensions=dimensions)
@@ -280,6 +280,7 @@ def model_cost(
     return {
         "optimizer": name,
         "objectives": objectives,
+        "dimensions": dimensions,
         "observations": observations,
         "wall_s": wall,
         "processor_s": processor,
@@ -298,9 +299,11 @@ def costs(names: Sequence[str], quick: bool) -> dict[str, list[dict[str, Any]]]:
         fast.append(cheap_cost(name, 100, candidates, repeats))
     slow = []
     for name in models:
-        for objectives in (1,) if quick else (1, 3):
-            print(f"cost: {name}, {objectives} objectives", file=sys.stderr, flush=True)
-            slow.append(model_cost(name, objectives, 40 if quick else 500, 1 if quick else 10))
+        for objectives, dimensions in ((1, 18),) if quick else ((1, 18), (3, 18), (3, 100)):
+            what = f"{objectives} objectives, {dimensions} dimensions"
+            print(f"cost: {name}, {what}", file=sys.stderr, flush=True)
+            observations, proposals = (40, 1) if quick else (500, 10)
+            slow.append(model_cost(name, objectives, observations, proposals, dimensions))
     return {"evolutionary": fast, "models": slow}
 
 
@@ -319,10 +322,12 @@ def cost_tables(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         ]
     if found["models"]:
         out += [
-            "| optimiser | objectives | results | s a proposal, processor | wall | first |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| optimiser | objectives | dimensions | results | s a proposal, processor | wall "
+            "| first |",
+            "|---|---:|---:|---:|---:|---:|---:|",
             *(
-                f"| {c['optimizer']} | {c['objectives']} | {c['observations']} | "
+                f"| {c['optimizer']} | {c['objectives']} | {c['dimensions']} | "
+                f"{c['observations']} | "
                 f"{c['processor_s']:.2f} | {c['wall_s']:.2f} | {c['first_processor_s']:.2f} |"
                 for c in found["models"]
             ),
