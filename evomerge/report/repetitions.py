@@ -22,6 +22,9 @@ from evomerge.report.objectives import (
 from evomerge.report.reading import Json, RunFiles, count, mapping, number, read_run
 from evomerge.report.rows import task_names
 
+BESIDE = ("budget", "stop", "finalists", "front", "controls", "pool")
+"""Parts of a config that a study's results depend on beside what its journal says matters."""
+
 LABEL_SETTINGS = 3
 """The most settings that a label names."""
 
@@ -41,7 +44,8 @@ class Repetition:
         points: its front, empty with one objective.
         budgets: numbers of the candidates on the front after so many candidates.
         records: the candidates of its own search, empty without a journal.
-        settings: its config, flat, without seed and run_dir.
+        settings: what it depends on, flat, without seed and run_dir: with content fingerprints
+            of models and items where the journal has them, else the paths of the config.
         candidates: how many it evaluated.
         seconds: its wall-clock time.
         alone: whether it has several objectives and no front, only a chosen merge.
@@ -171,7 +175,7 @@ def _repetition(name: str, files: RunFiles, results: Json) -> Repetition:
         config = mapping(yaml.safe_load(files.config))
     except yaml.YAMLError:
         config = {}
-    settings = {k: v for k, v in flat(config).items() if k not in ("seed", "run_dir")}
+    settings = _settings(config, mapping(files.study.get("matter")))
     records = next(iter(by_search(candidate_records(files.events)).values()))
     seed = results.get("seed", files.study.get("seed"))
     cost = mapping(results.get("cost"))
@@ -192,6 +196,15 @@ def _repetition(name: str, files: RunFiles, results: Json) -> Repetition:
         candidates=count(cost.get("candidates")),
         seconds=number(cost.get("seconds")),
     )
+
+
+def _settings(config: Json, matter: Json) -> dict[str, str]:
+    settings = flat(config)
+    if matter:
+        beside = {k: v for k, v in settings.items() if k.split(".")[0] in BESIDE}
+        settings = {**flat(matter), **beside}
+    implied = ("seed", "run_dir", "experiment", "dimensions")
+    return {k: v for k, v in settings.items() if k not in implied}
 
 
 def _chosen_alone(run: Repetition) -> Repetition:
@@ -273,8 +286,10 @@ def _labels(firsts: Sequence[Repetition], differing: Sequence[str]) -> list[str]
 
 
 def _setting(name: str, value: str) -> str:
-    """A setting as a label has it: of a path, only the last part."""
+    """A setting as a label has it: of a path only the last part, of a fingerprint the first."""
     shown = value.rstrip("/").rsplit("/", 1)[-1]
+    if len(shown) == 64 and not shown.strip("0123456789abcdef"):
+        shown = shown[:8]
     return f"{name}={shown[:40] or 'none'}"
 
 

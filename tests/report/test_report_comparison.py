@@ -185,6 +185,21 @@ def test_settings_that_differ_make_groups(tmp_path: Path) -> None:
     assert "someone" not in render_comparison(found)
 
 
+def test_what_a_study_depends_on_makes_groups_not_where_it_lies(tmp_path: Path) -> None:
+    """Equal models at another place, or with other workers, are repetitions; others are not."""
+    for seed, (digest, items) in enumerate([("a" * 64, 32), ("a" * 64, 32), ("b" * 64, 64)]):
+        run = fronts.make(tmp_path / f"seed{seed}", seed=seed, models=f"/home/{seed}/model",
+                          executor={"workers": seed + 1})  # fmt: skip
+        first, *rest = (run / "journal.jsonl").read_text().splitlines()
+        matter = {"experiment": "x", "seed": seed, "models.sources.math": digest,
+                  "estimator.items": items, "dimensions": [f"weight/{seed}"]}  # fmt: skip
+        event = json.dumps(json.loads(first) | {"matter": matter})
+        (run / "journal.jsonl").write_text("\n".join([event, *rest]) + "\n")
+    groups = compare(sorted(tmp_path.iterdir())).groups
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert groups[0].label == f"math={'a' * 8}, items=32"
+
+
 def test_labels_are_never_the_same(tmp_path: Path) -> None:
     settings = [{"path": f"/{at}/x"} for at in range(3)]
     for at, setting in enumerate(settings):
