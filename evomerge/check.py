@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -238,7 +239,14 @@ def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
             )  # fmt: skip
         names[task.name] = field
         if not found:
-            yield from _lengths(field, task, config, merger)
+            scored = bool(task.loglik_weight) or task.name in _read_logliks(config)
+            if scored and not all(i.gold for split in SPLITS for i in task.items(split)):
+                yield Problem(
+                    f"{field}.gold", "items without a right answer's text",
+                    "one for every item, as an objective or constraint reads its log-likelihood",
+                    f"Set {field}.gold to a template, or use the metric score.",
+                )  # fmt: skip
+            yield from _lengths(field, task, config, merger, scored)
             for split in SPLITS if not field.startswith("report_tasks") else ():
                 if len(task.items(split)) < 2:
                     yield Problem(
@@ -249,7 +257,17 @@ def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
             tell(f"{field} {task.name}: {counts} items, no overlap")
 
 
-def _lengths(field: str, task: Any, config: Config, merger: Merger) -> Iterator[Problem]:
+def _read_logliks(config: Config) -> set[str]:
+    """Names of the tasks whose log-likelihood a goal reads; none where goals are at fault."""
+    with contextlib.suppress(UserError):
+        goals = make_goals(config)
+        return {task for task in goals.tasks() if goals.wants_loglik(task)}
+    return set()
+
+
+def _lengths(
+    field: str, task: Any, config: Config, merger: Merger, scored: bool
+) -> Iterator[Problem]:
     """Prompts, and right answers behind them, must fit the model's context."""
     base = quiet_base(config, merger)
     tokenizer = base.tokenizer() if base is not None else None
@@ -262,7 +280,7 @@ def _lengths(field: str, task: Any, config: Config, merger: Merger) -> Iterator[
     longest, split, name = 0, "", ""
     for part in SPLITS:
         items = task.items(part)
-        texts = [task.prompt(i) + (i.gold if task.loglik_weight else "") for i in items]
+        texts = [task.prompt(i) + (i.gold if scored else "") for i in items]
         for item, encoding in zip(items, tokenizer.encode_batch(texts), strict=True):
             if len(encoding.ids) > longest:
                 longest, split, name = len(encoding.ids), part, item.id
@@ -288,7 +306,10 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         parts.append(lambda: control_recipes(config))
         try:
             space = make_space(config, merger)
-            domain = Domain(space.dimensions, anchors=space.anchors(), sparsity=space.sparsity)
+            domain = Domain(
+                space.dimensions, anchors=space.anchors(), sparsity=space.sparsity,
+                seeds=getattr(space, "seeds", 0),
+            )  # fmt: skip
             tell(f"search: {len(domain)} dimensions")
         except UserError as error:
             yield from error.problems

@@ -163,6 +163,12 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "task.search and task.test" in done.stderr and "10 of the 10 items" in done.stderr
+    done = evomerge(
+        "check", *quick_arguments(tmp_path / "run"), "task.gold=''", "task.loglik_weight=0",
+        "+objectives.sure={task: jp_math_tiny, metric: loglik}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "task.gold: found items without" in done.stderr
     done = evomerge("check", *quick_arguments(tmp_path / "run"), "task.test.where.split=nothing")
     assert done.returncode == 2
     assert "task.test" in done.stderr
