@@ -83,7 +83,8 @@ def measure(seed: int) -> dict[str, Any]:
 
     from evomerge.cli import compose_config
     from evomerge.executors.worker import Job, Request, Worker
-    from evomerge.setup import make_setup, plan_workers, worker_spec
+    from evomerge.setup import make_setup
+    from evomerge.workers import plan_workers, worker_spec
 
     words = ["executor=serial", "executor.threads=1", "engine=transformers"]
     config = compose_config(["+experiment=pareto_tiny", *words])

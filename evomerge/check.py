@@ -19,10 +19,22 @@ from evomerge.controls import CONTROLS
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import Problem, UserError
 from evomerge.objectives import Goals
+from evomerge.optimizers.base import Optimizer
 from evomerge.pool import PoolSettings
 from evomerge.proof import BEST
 from evomerge.resources import check_resources, quiet_base
-from evomerge.setup import Config, control_recipes, make_goals, make_space, make_task, task_nodes
+from evomerge.setup import (
+    Config,
+    check_candidates,
+    check_item_scores,
+    check_traits,
+    control_recipes,
+    make_goals,
+    make_space,
+    make_task,
+    optimizer_name,
+    task_nodes,
+)
 from evomerge.space import SearchSpace
 from evomerge.types import SPLITS
 from evomerge.warm_start import read_start
@@ -319,11 +331,13 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         yield from error.problems
         goals = None
     if goals is not None:
+        if space is not None:
+            known = space
+            parts.append(lambda: check_traits(known, goals))
         domain = replace(domain, objectives=goals.count, constraints=len(goals.constraints))
         tell(_described(goals))
-        if space is not None and not config["pool"]["prune"]:  # pruning changes the space
-            parts.append(lambda: _start(config, space, goals, tell))
-    parts.append(lambda: build(config["optimizer"], "optimizer", domain=domain, seed=0))
+    whole = space is not None and not config["pool"]["prune"]  # pruning changes the space
+    parts.append(lambda: _optimizer(config, domain, goals, space if whole else None, tell))
     for part in parts:
         try:
             part()
@@ -331,10 +345,23 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
             yield from error.problems
 
 
-def _start(config: Config, space: SearchSpace, goals: Goals, tell: Tell) -> None:
-    start = read_start(config["warm_start"], space, goals)
-    if start.said:
-        tell(f"warm start: {start.said}")
+def _optimizer(
+    config: Config, domain: Domain, goals: Goals | None, space: SearchSpace | None, tell: Tell
+) -> None:
+    """The optimiser and what it asks of the rest; the space is None where it is not known yet."""
+    optimizer: Optimizer = build(config["optimizer"], "optimizer", domain=domain, seed=0)
+    if goals is None:
+        return
+    estimator = None
+    with contextlib.suppress(UserError):  # it is checked apart
+        estimator = build(config["estimator"], "estimator")
+    if estimator is not None:
+        check_item_scores(optimizer_name(config), optimizer, goals, estimator)
+    if space is not None:
+        start = read_start(config["warm_start"], space, goals)
+        if start.said:
+            tell(f"warm start: {start.said}")
+        check_candidates(optimizer, config["budget"]["candidates"], start)
 
 
 def _described(goals: Goals) -> str:

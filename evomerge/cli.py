@@ -36,6 +36,10 @@ usage:
                                      (mergekit's YAML; --dry-run prints the plan and its cost)
   python -m evomerge report RUN [RUN ...] [--out DIR]     write report.html from a run's files,
                                      and for several runs comparison.html
+  python -m evomerge lineage RUN [CANDIDATE] [--out FILE.svg]
+                                     who a merge by matings (space=pieces) descends from
+  python -m evomerge pick RUN --prefer NAME=WEIGHT[,...] [--at-least NAME=VALUE[,...]]
+                                     the merge of a study that suits a preference
 
 keys that most studies set (all of them: python -m evomerge +experiment=NAME --cfg job):
   seed=0  run_dir=DIR  finalists=8  dtype=bfloat16
@@ -85,7 +89,7 @@ def run(arguments: list[str]) -> int:
 
 def _after(arguments: Sequence[str]) -> str:
     """What an interrupted command has left."""
-    if arguments and arguments[0] in ("merge", "pool"):
+    if arguments and arguments[0] in ("merge", "pool", "pick"):
         return "nothing was written"
     return "the same command goes on from here"
 
@@ -94,7 +98,10 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(groups=_groups()))
         return 0 if arguments else 2
-    verbs = {"check": _check, "pool": _pool, "merge": _merge, "report": _report}
+    verbs = {
+        "check": _check, "pool": _pool, "merge": _merge, "report": _report, "pick": _pick,
+        "lineage": _lineage,
+    }  # fmt: skip
     if arguments[0] in verbs:
         return verbs[arguments[0]](arguments[1:])
     if "=" not in arguments[0] and not arguments[0].startswith("-"):
@@ -175,6 +182,18 @@ def _merge(arguments: list[str]) -> int:
     from evomerge.merging import merge_command
 
     return merge_command(arguments)
+
+
+def _lineage(arguments: list[str]) -> int:
+    from evomerge.lineage_command import lineage_command
+
+    return lineage_command(arguments)
+
+
+def _pick(arguments: list[str]) -> int:
+    from evomerge.pick_command import pick_command
+
+    return pick_command(arguments)
 
 
 def _report(arguments: list[str]) -> int:

@@ -118,7 +118,7 @@ def _fitness(search: Search, goals: Goals, finalist: Finalist, splits: Splits) -
     estimates = search.setup.estimates(parts)
     items = sum(len(part) for part in parts)
     seconds = None if finalist.seconds is None else finalist.seconds * items
-    measured = measure(parts, seconds, search.space.sparsity(finalist.genome))
+    measured = measure(parts, seconds, search.setup.traits(search.space, finalist.genome))
     return goals.fitness(measured, estimates)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from evomerge.config import FREE_KEYS
 from evomerge.engines.auto import resolve_engine
-from evomerge.setup import Setup, model_identities, plan_workers, task_nodes
+from evomerge.setup import Setup, model_identities, task_nodes
 from evomerge.types import SPLITS, Task
+from evomerge.workers import plan_workers
 
 
 def matter(setup: Setup) -> dict[str, Any]:

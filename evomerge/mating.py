@@ -63,8 +63,8 @@ class Mating:
 
 def dimensions() -> tuple[Dimension, ...]:
     """The dimensions of a space of matings."""
-    whole = ("member/all/all", "first/all/all", "second/all/all")
-    shares = ("share/all/all", "split/all/all")
+    whole = ("member", "first", "second")
+    shares = ("share", "split")
     return (
         *(Dimension(name, 0.0, float(MOST), 0.0, 1.0, "integer") for name in whole),
         *(Dimension(name, 0.0, 1.0, 0.0, 0.25) for name in shares),

@@ -12,11 +12,12 @@ import numpy as np
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.types import Fitness, FloatArray, ItemScores
 
-METRICS = ("score", "loglik", "tokens", "seconds", "sparsity")
+METRICS = ("score", "loglik", "tokens", "seconds", "sparsity", "blocks")
 """What can be measured: mean score, mean log-likelihood a token (nats) of the right answers, mean
-length of an answer (tokens), seconds an item, and the share of the sources' changes left out."""
+length of an answer (tokens), seconds an item, the share of the sources' changes left out, and the
+number of transformer blocks that run."""
 
-TASKLESS = ("seconds", "sparsity")
+TASKLESS = ("seconds", "sparsity", "blocks")
 """Metrics of a candidate, not of one task."""
 
 GOALS = ("maximize", "minimize")
@@ -236,14 +237,16 @@ def _range(objective: Objective, loglik_weight: float) -> tuple[float, float]:
 
 
 def measure(
-    scores: Sequence[ItemScores], seconds: float | None = None, sparsity: float | None = None
+    scores: Sequence[ItemScores],
+    seconds: float | None = None,
+    traits: Mapping[str, float] | None = None,
 ) -> Measured:
     """Raw metrics of what a candidate answered.
 
     Args:
         scores: one a task, all of one split.
         seconds: that all answers took.
-        sparsity: of the candidate's recipe.
+        traits: metrics that are known of the candidate's genome, such as its sparsity.
 
     Raises:
         CandidateError: for a value that is not finite, fewer than two items, or a
@@ -268,8 +271,8 @@ def measure(
     items = sum(len(part) for part in scores)
     if seconds is not None and items:
         values[None, "seconds"], errors[None, "seconds"] = seconds / items, 0.0
-    if sparsity is not None:
-        values[None, "sparsity"], errors[None, "sparsity"] = sparsity, 0.0
+    for name, value in (traits or {}).items():
+        values[None, name], errors[None, name] = value, 0.0
     return Measured(values, errors)
 
 

@@ -20,12 +20,12 @@ from evomerge.progress import Progress
 from evomerge.setup import (
     Config,
     Setup,
-    make_executor,
     make_setup,
     model_identities,
     search_requests,
     source_recipes,
 )
+from evomerge.workers import make_executor
 
 FOLDER = "pool"
 """In the run directory: `pool.json`, and a journal if scores were measured."""

@@ -14,7 +14,8 @@ from evomerge.checkpoints.writer import existing_folder
 from evomerge.engines.auto import check_engine, resolve_engine
 from evomerge.errors import Problem, UserError
 from evomerge.executors.cores import available
-from evomerge.setup import Config, plan_workers
+from evomerge.setup import Config
+from evomerge.workers import plan_workers
 
 _ITEM_BYTES = 2048
 _SPARE = 200 << 20

@@ -13,6 +13,7 @@ from evomerge.estimators.intervals import mean_interval, paired_test
 from evomerge.evaluation import Splits
 from evomerge.front_results import front_results, held_out, objective_values
 from evomerge.journal import read_events, write_atomic
+from evomerge.predictions import has_model, surrogate_results
 from evomerge.proof import BEST, Proof
 from evomerge.setup import Setup, model_identities, optimizer_name
 
@@ -36,7 +37,9 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
                 values = objective_values(goals, held_out(goals, splits))
                 models[name]["objectives"] = {"test": values}
     paired = {task.name: _paired(task.name, proof) for task in setup.search_tasks}
-    recorded = read_events(setup.run_dir)[0]
+    events = read_events(setup.run_dir)
+    recorded = events[0]
+    surrogate = surrogate_results(setup, goals, events) if has_model(setup) else None
     cost = search.cost
     return {
         "schema": SCHEMA,
@@ -55,6 +58,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
         "paired_test": paired[setup.task.name],
         "paired_tests": paired,
         **({"front": front_results(proof)} if proof.front else {}),
+        **({"surrogate": surrogate} if surrogate else {}),
         "cost": {
             "candidates": cost.candidates,
             "failed": cost.failed,

@@ -200,7 +200,8 @@ class Search:
     def _fitness(self, candidate: Open, outcome: Outcome) -> tuple[Fitness, dict[str, float]]:
         scores = outcome.scores or ()
         estimates = self.setup.estimates(scores)
-        measured = measure(scores, outcome.answer_seconds, self.space.sparsity(candidate.genome))
+        traits = self.setup.traits(self.space, candidate.genome)
+        measured = measure(scores, outcome.answer_seconds, traits)
         return self.goals.fitness(measured, estimates), self.goals.raw(measured)
 
     def _settle(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from evomerge import operators
-from evomerge.build import build
+from evomerge.build import build, load_target
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.fit import check_fit
+from evomerge.checkpoints.lazy_gram import LazyGram
 from evomerge.checkpoints.merger import Merger
 from evomerge.domain import Domain
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.executors.base import Executor
-from evomerge.executors.cores import available
-from evomerge.executors.worker import Request, WorkerSpec
+from evomerge.executors.worker import Request
 from evomerge.objectives import Goals, item_values, read_goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Source
@@ -31,6 +31,8 @@ from evomerge.warm_start import Start, read_start
 Config = Mapping[str, Any]
 Items = Mapping[str, tuple[int, ...] | None]
 """The search items that candidates answer, by task; None stands for all."""
+
+_MANY = 100_000  # items, more than a task has
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ class Setup:
             seeds=getattr(self.space, "seeds", 0),
         )
 
+    def traits(self, space: SearchSpace, genome: FloatArray) -> dict[str, float]:
+        """Metrics of a genome that need no model to be run, by name."""
+        own = getattr(space, "blocks", None)
+        base = self.merger.checkpoint(self.config["models"]["base"])
+        blocks = base.layout.blocks if own is None else own(genome)
+        return {"sparsity": space.sparsity(genome), "blocks": float(blocks)}
+
     def items(self, generation: int) -> Items:
         """The search items that a generation answers."""
         out: dict[str, tuple[int, ...] | None] = {}
@@ -147,9 +156,12 @@ def make_setup(config: Config) -> Setup:
     space = make_space(config, merger)
     estimator = build(config["estimator"], "estimator")
     goals = make_goals(config)
+    check_traits(space, goals)
     setup = Setup(config, merger, space, search_tasks, report_tasks, estimator, goals)
     setup = replace(setup, start=read_start(config["warm_start"], space, goals))
-    check_item_scores(setup, make_optimizer(setup, config["optimizer"], "optimizer"))
+    optimizer = make_optimizer(setup, config["optimizer"], "optimizer")
+    check_item_scores(optimizer_name(config), optimizer, goals, estimator)
+    check_candidates(optimizer, config["budget"]["candidates"], setup.start)
     control_recipes(config)
     return setup
 
@@ -176,6 +188,19 @@ def make_goals(config: Config) -> Goals:
             f"Add objectives.NAME={{task: {unused[0]}}}, or move the task to report_tasks.",
         )  # fmt: skip
     return goals
+
+
+def check_traits(space: SearchSpace, goals: Goals) -> None:
+    """Checks that what the goals read of genomes varies in the space.
+
+    Raises:
+        ConfigError: for the number of blocks where all merges have as many.
+    """
+    if goals.reads(None, "blocks") and not hasattr(space, "blocks"):
+        raise ConfigError.of(
+            "objectives", "the metric blocks, which is the same for all merges of this space",
+            "a space whose merges differ in it", "Use space=routes, or another metric.",
+        )  # fmt: skip
 
 
 def open_models(config: Config, merger: Merger) -> None:
@@ -228,6 +253,12 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
     """
     models = config["models"]
     layout = merger.checkpoint(models["base"], "models.base").layout
+    kept = Path(config["run_dir"]) / "gram.npz"
+
+    def grams(refs: Sequence[str]) -> LazyGram:
+        return LazyGram([merger.checkpoint(ref) for ref in refs], kept)
+
+    wants = inspect.signature(load_target(config["space"], "space")).parameters
     space: SearchSpace = build(
         config["space"],
         "space",
@@ -236,9 +267,10 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
         groups={group: layout.filters(group) for group in layout.groups()},
         dtype=config["dtype"],
         seed=config["seed"],
+        **({"grams": grams} if "grams" in wants else {}),
     )
-    for corner in ("low", "high"):
-        genome = np.array([getattr(d, corner) for d in space.dimensions])
+    corners = [[getattr(d, end) for d in space.dimensions] for end in ("low", "high")]
+    for genome in space.extremes() if hasattr(space, "extremes") else map(np.array, corners):
         with _named("space"):
             recipe = space.decode(genome)
             check_recipe(recipe, strict=True)
@@ -259,7 +291,7 @@ def make_optimizer(
     return optimizer
 
 
-def check_item_scores(setup: Setup, optimizer: Optimizer) -> None:
+def check_item_scores(name: str, optimizer: Optimizer, goals: Goals, estimator: Any) -> None:
     """Checks that an optimiser that reads item scores gets those of the same items each time.
 
     Raises:
@@ -267,18 +299,45 @@ def check_item_scores(setup: Setup, optimizer: Optimizer) -> None:
     """
     if not optimizer.uses_item_scores:
         return
-    name = optimizer_name(setup.config)
-    if not setup.goals.item_tasks():
+    if not goals.item_tasks():
         raise ConfigError.of(
             "objectives", f"no objective with a score of each item, which {name} needs",
             "at least one objective whose metric is score or loglik",
             "Add one, or use another optimizer.",
         )  # fmt: skip
-    if setup.rotates():
+    if not np.array_equal(*(estimator.choose(_MANY, generation, 0) for generation in (0, 1))):
         raise ConfigError.of(
             "estimator", f"other items in each generation; {name} compares candidates by item",
             "the same items for all candidates", "Set estimator.rotate=false.",
         )  # fmt: skip
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """An optimiser that says nothing useful before a number of candidates."""
+
+    def least_candidates(self) -> int:
+        """How many it needs."""
+
+    def least_reason(self) -> tuple[str, str]:
+        """Why it needs them, and what to do where they are too many."""
+
+
+def check_candidates(optimizer: Optimizer, budget: int | None, start: Start) -> None:
+    """Checks that the budget, with what was learnt before, has the candidates that are needed.
+
+    Raises:
+        ConfigError: for fewer.
+    """
+    if budget is None or not isinstance(optimizer, Demanding):
+        return
+    learnt = len(start.observations) if optimizer.learns() else 0
+    least = optimizer.least_candidates() - learnt
+    if budget < least:
+        reason, remedy = optimizer.least_reason()
+        raise ConfigError.of(
+            "budget.candidates", str(budget), f"at least {least}: {reason}", remedy
+        )
 
 
 def optimizer_name(config: Config) -> str:
@@ -349,88 +408,3 @@ def _named(field: str) -> Iterator[None]:
         raise ConfigError(
             [replace(p, field=f"{field} ({p.field})") for p in error.problems]
         ) from error
-
-
-def worker_spec(config: Config, plan: Plan) -> WorkerSpec:
-    """What each worker needs to start."""
-    nodes = [*task_nodes(config).values(), *config["report_tasks"].values()]
-    tasks = {node["name"]: node for node in nodes}
-    engine = dict(config["engine"])
-    if config["trust_remote_code"]:
-        engine["args"] = {**engine["args"], "trust_remote_code": True}
-    return WorkerSpec(
-        engine, config["models"]["base"], tasks, plan.threads, int(config["seed"]), plan.gpus > 0
-    )
-
-
-def make_executor(config: Config) -> Executor:
-    """Starts the executor that the config names.
-
-    Raises:
-        ConfigError: for an unknown name or impossible numbers.
-        EngineError: if the engines cannot start.
-    """
-    node = config["executor"]
-    plan = plan_workers(config)
-    spec = worker_spec(config, plan)
-    if node["name"] == "serial":
-        from evomerge.executors.serial import SerialExecutor
-
-        return SerialExecutor(spec)
-    from evomerge.executors.ray import RayExecutor
-
-    return RayExecutor(spec, plan.workers, node["address"], plan.gpus, node["retries"])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many workers there are, and what each of them gets."""
-
-    workers: int
-    threads: int
-    gpus: float
-
-
-def plan_workers(config: Config) -> Plan:
-    """Fills in what the executor's config leaves open.
-
-    Raises:
-        ConfigError: for an unknown executor or impossible numbers.
-    """
-    node = config["executor"]
-    if node["name"] not in ("serial", "ray"):
-        raise ConfigError.of(
-            "executor.name", repr(node["name"]), "serial or ray", "Use executor=serial or =ray."
-        )
-    least = {"workers": 1, "threads": 1, "gpus_per_worker": 0, "retries": 0}
-    for key, low in least.items():
-        if node[key] is not None and node[key] < low:
-            raise ConfigError.of(
-                f"executor.{key}", str(node[key]), f"at least {low}", "Correct it."
-            )
-    gpus = node["gpus_per_worker"]
-    found = _gpu_count(config)
-    if gpus is None:
-        gpus = 1.0 if found else 0.0
-    cores = len(available())
-    if node["name"] == "serial":
-        if node["workers"] not in (None, 1):
-            raise ConfigError.of(
-                "executor.workers", str(node["workers"]), "1 for the serial executor",
-                "Use executor=ray for several workers.",
-            )  # fmt: skip
-        workers = 1
-    elif node["workers"] is not None:
-        workers = node["workers"]
-    else:
-        workers = max(1, int(found / gpus)) if gpus else cores
-    return Plan(workers, node["threads"] or max(1, cores // workers), gpus)
-
-
-def _gpu_count(config: Config) -> int:
-    """GPUs of this machine that the engine may use."""
-    import torch
-
-    if config["engine"]["args"].get("device") == "cpu" or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.device_count()

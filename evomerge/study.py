@@ -25,7 +25,6 @@ from evomerge.results import write_study
 from evomerge.search import Search
 from evomerge.setup import (
     Setup,
-    make_executor,
     make_optimizer,
     model_identities,
     optimizer_name,
@@ -37,6 +36,7 @@ from evomerge.space import SearchSpace
 from evomerge.trials import Limits
 from evomerge.types import FloatArray
 from evomerge.versions import versions
+from evomerge.workers import make_executor
 
 _FISHER_ITEMS = 32
 _LARGEST = 4 << 30  # bytes of a base whose Fisher information is worth its memory
@@ -161,11 +161,16 @@ class _Begin:
         """A control with at most the candidates that another search used."""
         setup = self.setup
         space: SearchSpace = setup.space
-        domain = Domain(space.dimensions, self.goals.count, len(self.goals.constraints))
-        if name != RANDOM_SEARCH:
+        domain = Domain(
+            space.dimensions, self.goals.count, len(self.goals.constraints),
+            seeds=getattr(space, "seeds", 0),
+        )  # fmt: skip
+        if name == RANDOM_SEARCH:
+            space = space.fresh() if hasattr(space, "fresh") else space
+        else:
             models = setup.config["models"]
             space = SoupSpace(models["base"], models["sources"], setup.config["dtype"])
-            domain = replace(domain, dimensions=space.dimensions)
+            domain = replace(domain, dimensions=space.dimensions, seeds=0)
         node = {"_target_": CONTROLS[name]}
         optimizer = make_optimizer(setup, node, name, domain)
         return self._search(name, space, optimizer, Limits(equal_to.cost.candidates))

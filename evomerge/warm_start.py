@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.checkpoints.locate import is_recipe_file
 from evomerge.domain import Dimension
 from evomerge.errors import ConfigError, UserError
 from evomerge.journal import JOURNAL, read_events
@@ -19,6 +20,7 @@ from evomerge.space import SearchSpace
 from evomerge.types import Fitness, FloatArray, Observation
 
 MODEL = Path("best") / "model"
+RECIPE = Path("best") / "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,29 @@ def read_start(node: Mapping[str, Any], space: SearchSpace, goals: Goals) -> Sta
 def resolve_runs(models: Mapping[str, Any]) -> dict[str, Any]:
     """Lets a study's run_dir stand for the merge that it chose, as the base or a source.
 
+    The written model if it is there, else its recipe.
+
     Raises:
-        ConfigError: for a study that has not chosen yet.
+        ConfigError: for a study that has not chosen yet, and for a recipe that is not there.
     """
     fields = {"models.base": models["base"]}
     fields |= {f"models.sources.{name}": ref for name, ref in models["sources"].items()}
     resolved = {}
     for field, ref in fields.items():
         if isinstance(ref, str) and (Path(ref) / JOURNAL).is_file():
-            if not (Path(ref) / MODEL).is_dir():
+            written = [p for p in (MODEL, RECIPE) if (Path(ref) / p).exists()]
+            if not written:
                 raise ConfigError.of(
                     field, f"{ref}, a study without a result", "a study that has come to its end",
                     "Run it to its end first, or name a model.",
                 )  # fmt: skip
-            ref = str(Path(ref) / MODEL)
+            ref = str(Path(ref) / written[0])
+        elif isinstance(ref, str) and is_recipe_file(ref) and not Path(ref).is_file():
+            raise ConfigError.of(
+                field, f"no file {ref}", "a recipe that is there",
+                "Run the study first whose result it is, or set another: "
+                f"{field}=RECIPE, MODEL or RUN_DIR.",
+            )  # fmt: skip
         resolved[field] = ref
     base = resolved.pop("models.base")
     return {

@@ -15,13 +15,15 @@ RANKS = [
     ["types", "errors", "config", "seeds", "progress", "versions", "markdown", "controls"],
     ["build", "recipe", "journal", "kernels", "domain"],
     ["operators", "pieces", "pareto", "objectives", "mating"],
-    ["spaces", "report", "checkpoints", "soups"],
-    ["engines", "estimators", "optimizers", "tasks", "pool_geometry", "space"],
-    ["executors", "fisher", "testing", "warm_start", "pool_relevance"],
-    ["pool"],
+    ["spaces", "report", "checkpoints", "soups", "vectors", "lineage"],
+    ["engines", "estimators", "optimizers", "tasks", "pool_geometry", "space", "lineage_figure"],
+    ["executors", "fisher", "testing", "warm_start", "pool_relevance", "digits"],
+    ["pool", "lineage_command"],
     ["setup", "evaluation", "merging", "trials"],
-    ["resources", "search", "pool_command", "identity"],
-    ["finalists", "pruning"],
+    ["workers"],
+    ["resources", "search", "pool_command", "identity", "predictions"],
+    ["finalists", "pruning", "picking"],
+    ["pick_command"],
     ["proof"],
     ["front_results"],
     ["results"],
@@ -32,7 +34,8 @@ RANKS = [
 ]
 """Rooms and modules from the bottom to the top: one imports only from lines above its own.
 
-`zoo` stands apart: it imports nothing of the rest, and only `cli` asks it for a path.
+`zoo` stands apart: it imports nothing of the rest; only `cli` asks it for a path, and `digits` for
+its networks.
 """
 
 RANK = {room: i for i, rooms in enumerate(RANKS) for room in rooms}
@@ -112,7 +115,7 @@ def test_the_report_reads_journals_only():
 
 def test_the_zoo_stands_apart():
     assert {to for _, room, to in edges() if room == "zoo"} <= {"zoo"}
-    assert {room for _, room, to in edges() if to == "zoo"} <= {"zoo", "cli"}
+    assert {room for _, room, to in edges() if to == "zoo"} <= {"zoo", "cli", "digits"}
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,13 @@ def test_minimised_metrics_are_negated_for_the_optimizer_only():
     assert wanted.raw(measured) == {"q": 0.75, "length": 4.0}
 
 
-def test_seconds_are_an_item_s_and_sparsity_the_candidate_s():
-    wanted = goals(objectives={"t": {"metric": "seconds"}, "s": {"metric": "sparsity"}})
-    assert wanted.fitness(measure(SCORES, 4.0, 0.25)).values == (-0.5, 0.25)
+def test_seconds_are_an_item_s_and_traits_the_candidate_s():
+    metrics = ("seconds", "sparsity", "blocks")
+    wanted = goals(objectives={metric: {"metric": metric} for metric in metrics})
+    measured = measure(SCORES, 4.0, {"sparsity": 0.25, "blocks": 6.0})
+    assert wanted.fitness(measured).values == (-0.5, 0.25, -6.0)
+    assert wanted.raw(measured) == {"seconds": 0.5, "sparsity": 0.25, "blocks": 6.0}
+    assert wanted.ranges({}) == ((-math.inf, -0.0), (0.0, 1.0), (-math.inf, -0.0))
 
 
 def test_estimates_stand_for_scores_but_not_for_constraints():

@@ -35,14 +35,16 @@ def routed(recipe: Recipe, open_model: Opener) -> Assembly:
         if slot.model is not None
     }
     keys = {t: key_of(s.model) for t, s in enumerate(route.slots) if s.model is not None}
+    if not models:
+        raise RecipeError.of(
+            "route.slots", "identities only" if route.slots else "none",
+            "at least one block of a model",
+            "A route that keeps no block has nothing to run: give the blocks in order.",
+        )  # fmt: skip
     if recipe.base is not None:
         first, home = open_model(recipe.base, "base_model"), key_of(recipe.base)
-    elif models:
-        first, home = models[min(models)], keys[min(models)]
     else:
-        raise RecipeError.of(
-            "route.slots", "identities only", "at least one block, or a base_model", "Add a slot."
-        )
+        first, home = models[min(models)], keys[min(models)]
     for model in {id(m): m for m in (first, *models.values())}.values():
         check_plain(model)
     folded = fold(route, models, first)

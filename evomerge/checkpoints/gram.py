@@ -94,6 +94,15 @@ class PrefixGram:
         rows = _ModelRows(seeds, order or _first_order(seeds))
         return cls(rows, _accumulate(rows, block, report), block, _key(rows, block))
 
+    @staticmethod
+    def check(seeds: Sequence[Model], order: FlatOrder | None = None) -> None:
+        """Checks names and shapes, without reading the models.
+
+        Raises:
+            SourceError: if a tensor is missing or of another shape.
+        """
+        _ModelRows(seeds, order or _first_order(seeds))
+
     @classmethod
     def of_vectors(
         cls, vectors: NDArray[np.floating[Any]], block: int = _VECTOR_BLOCK

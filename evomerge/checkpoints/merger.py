@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from evomerge.checkpoints.adapted import open_model
 from evomerge.checkpoints.assembly import assemble
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.held import HeldModel
+from evomerge.checkpoints.locate import is_recipe_file
 from evomerge.checkpoints.merged import MergedModel, merge_of
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.parts import Assembly, Input, Part, key_of
@@ -21,6 +24,7 @@ from evomerge.checkpoints.remapped import fit_rows
 from evomerge.checkpoints.resident import Resident, Wanted
 from evomerge.checkpoints.statistics import Statistics
 from evomerge.checkpoints.vocabulary import choose_chat_template
+from evomerge.errors import SourceError
 from evomerge.kernels.compiled_loops import Count
 from evomerge.kernels.tensor_merge import TensorMerge
 from evomerge.kernels.view import View
@@ -117,6 +121,7 @@ class Merger:
                 free at the first merge allows; what is nested is computed on the CPU.
         """
         self._open: dict[str, Model] = {}
+        self._opening: list[str] = []
         self._nested: OrderedDict[str, MergedModel] = OrderedDict()
         self._checkpoints: dict[str, Checkpoint] = {}
         self._allow_pickled = allow_pickled
@@ -129,8 +134,39 @@ class Merger:
     def checkpoint(self, ref: str, field: str = "model") -> Model:
         """A source, opened at its first use."""
         if ref not in self._open:
-            self._open[ref] = open_model(ref, field, self._allow_pickled, self._checkpoints)
+            self._open[ref] = (
+                self._recipe_file(ref, field)
+                if is_recipe_file(ref)
+                else open_model(ref, field, self._allow_pickled, self._checkpoints)
+            )
         return self._open[ref]
+
+    def _recipe_file(self, ref: str, field: str) -> Model:
+        """The model that a recipe file makes.
+
+        Raises:
+            SourceError: if there is no such file, or it contains itself.
+            RecipeError: if it is no recipe.
+        """
+        path = Path(ref).expanduser()
+        if not path.is_file():
+            raise SourceError.of(
+                field, f"no file {ref}", "a recipe that is there",
+                "Correct the path, or run the study first whose recipe it is.",
+            )  # fmt: skip
+        if ref in self._opening:
+            raise SourceError.of(
+                field, f"{ref}, which contains itself", "a recipe of other models",
+                "Name another model there.",
+            )  # fmt: skip
+        self._opening.append(ref)
+        try:
+            recipe = Recipe.from_yaml(path)
+            check_recipe(recipe)
+            identity = recipe.digest(self.identities(recipe))
+            return HeldModel(ref, field, identity, assemble(recipe, self.model), self._lone_view)
+        finally:
+            self._opening.pop()
 
     def model(self, reference: str | Recipe, field: str = "model") -> Model:
         """A source or a nested merge."""
@@ -247,7 +283,8 @@ def _wanted(part: Part, assembly: Assembly) -> list[Wanted]:
     weights = _weights(part, assembly, inputs)
     # rows of another vocabulary, and merges that come and go, are not worth remembering
     remapped = part.indexed and assembly.vocabulary is not None
-    plain = not remapped and not any(isinstance(i.model, MergedModel) for i in inputs)
+    passing = (i for i in inputs if not isinstance(i.model, HeldModel))
+    plain = not remapped and not any(isinstance(i.model, MergedModel) for i in passing)
     return [
         Wanted(weight, _remembered(one, weight) if plain else "")
         for one, weight in zip(inputs, weights, strict=True)

@@ -107,6 +107,7 @@ def fold(route: Route, models: Mapping[int, Model], first: Model) -> Folded:
         else:
             if id(models[t]) not in bodies:
                 bodies[id(models[t])] = _Body(models[t])
+                _check_width(t, models[t], first)
                 _check_vocabulary(t, models[t], first)
             body = bodies[id(models[t])]
             _check_slot(t, slot, body, start)
@@ -331,8 +332,13 @@ def _tensors(
 
 
 def _check_route(route: Route) -> None:
-    if not route.slots and not route.depth:
-        raise RecipeError.of("route.slots", "none", "at least one", "Give the layers in order.")
+    if not route.slots:
+        raise RecipeError.of(
+            "route.slots",
+            "none",
+            "at least one block of a model",
+            "A route that keeps no block has nothing to run: give the blocks in order.",
+        )
     if route.scale not in READINGS:
         raise RecipeError.of(
             "route.scale", repr(route.scale), " or ".join(READINGS), "Choose one of them."
@@ -365,6 +371,19 @@ def _check_slot(t: int, slot: Slot, body: _Body, first: _Body) -> None:
             f"route.slots[{t}].model",
             f"{name} of shape {mine.get(name, 'none')} in block {slot.layer} of {model.ref}",
             f"{other.get(name, 'no such tensor')}, as in {first.model.ref}",
+            "Route models of one architecture and size only.",
+        )
+
+
+def _check_width(t: int, model: Model, first: Model) -> None:
+    """All blocks of a route read and write one stream, which has one width."""
+    widths = [m.shapes[n][1:] for m in (model, first) for n in m.layout.embeddings[:1]]
+    if len(widths) == 2 and widths[0] != widths[1]:
+        theirs, mine = (",".join(map(str, width)) for width in widths)
+        raise SourceError.of(
+            f"route.slots[{t}].model",
+            f"a hidden size of {theirs} in {model.ref}",
+            f"{mine}, as in {first.ref}: the blocks of a route read and write one stream",
             "Route models of one architecture and size only.",
         )
 

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge.checkpoints.deepening import blocks_of, is_tied
 from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.engines.batches import bucket
 from evomerge.engines.decoding import Decoder
+from evomerge.engines.depth import Depth
 from evomerge.engines.scoring import mean_logprobs
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.engines.weights import WeightWriter
@@ -26,6 +28,8 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 class TransformersEngine:
     """Builds the model once and overwrites its weights for every recipe.
+
+    A recipe may have fewer blocks than the model: the last ones are taken out of it then.
 
     What is evaluated are the weights as they would be written: the merger rounds them to the
     recipe's dtype, and `dtype` says only in which precision the model computes. `auto` means
@@ -82,6 +86,7 @@ class TransformersEngine:
         self._model: Any = _build(
             str(model), _dtype(dtype, device), device, attn_implementation, trust_remote_code
         )
+        self._depth = Depth(self._model)
         self._writer = WeightWriter(self._model)
         self._decoder = Decoder(self._model, self._codec)
         self._failed = False
@@ -89,12 +94,19 @@ class TransformersEngine:
     def load(self, recipe: Recipe) -> None:
         """Merges a recipe into the running model.
 
+        Of a merge with fewer blocks than the model only those are run.
+
         Raises:
-            CandidateError: if a weight is not finite or the update fails. The engine answers
-                nothing until a later load has succeeded, which overwrites everything.
+            CandidateError: if a weight is not finite, the merge has more blocks than the model or
+                a head of its own where that of the model is tied, or the update fails. The
+                engine answers nothing until a later load has succeeded, which overwrites
+                everything.
             UserError: if the recipe or its sources are at fault.
         """
-        self.update(self._merger.stream(recipe))
+        self._open()
+        assembly = self._merger.assemble(recipe)
+        self._keep(blocks_of(assembly))
+        self._write(self._merger.stream(assembly), is_tied(assembly.config))
 
     def update(self, weights: Iterable[tuple[str, Tensor] | Pending]) -> None:
         """Overwrites every weight from a stream of checkpoint names and tensors.
@@ -103,9 +115,18 @@ class TransformersEngine:
             CandidateError: as `load`.
         """
         self._open()
+        self._keep(self._depth.most)
+        self._write(weights)
+
+    def _keep(self, blocks: int) -> None:
+        self._failed = True
+        if self._depth.keep(blocks):
+            self._writer = WeightWriter(self._model)
+
+    def _write(self, weights: Iterable[tuple[str, Tensor] | Pending], copies: bool = False) -> None:
         self._failed = True
         try:
-            self._writer.write(weights)
+            self._writer.write(weights, copies)
         except (CandidateError, UserError):
             raise
         except Exception as error:

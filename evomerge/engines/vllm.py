@@ -23,6 +23,9 @@ _WORKER = "evomerge.engines.vllm_worker.MergeWorkerExtension"
 class VllmEngine:
     """Starts vLLM once, inside this process, and streams every recipe's weights into it.
 
+    Its number of blocks is fixed: a recipe of fewer is filled up with identities, blocks that
+    add nothing.
+
     The merge runs in vLLM's worker (in each of them, with tensor parallelism): only the
     recipe's plain data is sent there. Prompts are tokenised as `TransformersEngine` does and
     sent as ids; answers are decoded here, too, so both engines see and give the same text.
@@ -103,9 +106,10 @@ class VllmEngine:
         """Merges a recipe into the running model.
 
         Raises:
-            CandidateError: if a weight is not finite or the update fails. The engine answers
-                nothing until a later load has succeeded; if the update stopped half-way, that
-                load starts vLLM anew first.
+            CandidateError: if a weight is not finite, the merge has more blocks than the model or
+                a head of its own where that of the model is tied, or the update fails. The
+                engine answers nothing until a later load has succeeded; if the update stopped
+                half-way, that load starts vLLM anew first.
             UserError: if the recipe or its sources are at fault.
             EngineError: if the engine is closed or cannot be started anew.
         """

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from evomerge.checkpoints.deepening import at_depth, is_tied
+from evomerge.checkpoints.layout import layout_of
 from evomerge.checkpoints.merger import Merger
-from evomerge.engines.weights import check_finite
+from evomerge.checkpoints.region import is_head
+from evomerge.engines.weights import check_finite, differing
 from evomerge.errors import CandidateError, UserError
 from evomerge.recipe import Recipe
 
@@ -31,12 +34,27 @@ class MergeWorkerExtension:
             device = self.__dict__.get("device", "cpu")  # the worker's own
             self.__dict__["_evomerge_merger"] = Merger(device=device)
         merger: Merger = self.__dict__["_evomerge_merger"]
-        return self.evomerge_update(lambda: merger.merge(Recipe.from_dict(recipe)))
+        worker: Any = self
+        config = worker.model_runner.model_config.hf_text_config
+        wrong: list[CandidateError] = []
+
+        def weights() -> Iterator[tuple[str, Tensor]]:
+            assembly = at_depth(Recipe.from_dict(recipe), merger, config.num_hidden_layers)
+            tensors = merger.merge(assembly)
+            one = getattr(config, "tie_word_embeddings", False) and not is_tied(assembly.config)
+            return watch_head(tensors, wrong) if one else tensors
+
+        return self.evomerge_update(weights, wrong)
 
     def evomerge_update(
-        self, weights: Callable[[], Iterator[tuple[str, Tensor]]]
+        self,
+        weights: Callable[[], Iterator[tuple[str, Tensor]]],
+        wrong: Sequence[CandidateError] = (),
     ) -> dict[str, Any]:
-        """Overwrites the weights from the stream that the callable `weights` opens."""
+        """Overwrites the weights from the stream that the callable `weights` opens.
+
+        What is in `wrong` once the stream has ended is told after the update.
+        """
         start = time.perf_counter()
         worker: Any = self
         stream: _Stream | None = None
@@ -46,6 +64,8 @@ class MergeWorkerExtension:
             worker.reload_weights(weights_iterator=stream.tensors())
             refresh_tied(worker.model_runner.get_model())
             stream.check(_names(worker.model_runner.model_config.model))
+            for error in wrong:
+                raise error
             reply["ok"] = True
         except CandidateError as error:
             reply["error"] = str(error)
@@ -107,6 +127,23 @@ class _Stream:
             raise CandidateError(
                 f"{len(missing)} tensors of the model were not given, the first is {missing[0]}"
             )
+
+
+def watch_head(
+    tensors: Iterator[tuple[str, Tensor]], wrong: list[CandidateError]
+) -> Iterator[tuple[str, Tensor]]:
+    """Passes tensors on and notes a head that is not the embedding, for which there is no room.
+
+    vLLM passes over the head of a model that ties it. An update must not stop half-way, so it
+    is noted in `wrong` and not raised.
+    """
+    embedding: tuple[str, Tensor] | None = None
+    for name, tensor in tensors:
+        if embedding is None and layout_of([name]).embeddings:
+            embedding = name, tensor.clone()
+        elif is_head(name) and (embedding is None or not torch.equal(embedding[1], tensor)):
+            wrong.append(differing(name, embedding[0] if embedding else "the embedding"))
+        yield name, tensor
 
 
 def refresh_tied(model: torch.nn.Module) -> None:

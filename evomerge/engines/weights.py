@@ -17,8 +17,9 @@ from evomerge.kernels.loops import loops_for
 class WeightWriter:
     """Copies tensors into the parameters of a model and checks that each was covered.
 
-    Tied parameters share one storage: the first name that the model gives them is the one
-    that counts; another name (a stored copy of the head) is used only if the first is absent.
+    Tied parameters share one storage, which cannot hold two matrices: a stored copy of the head
+    has to be the embedding once more. Where the written model is tied as well, every program
+    takes the embedding for the head, and a stored copy is passed over.
     Persistent buffers are written if the stream has them and kept if it has not.
     """
 
@@ -36,19 +37,21 @@ class WeightWriter:
                 self._canonical[name] = name
 
     @torch.no_grad()
-    def write(self, weights: Iterable[tuple[str, Tensor] | Pending]) -> None:
+    def write(self, weights: Iterable[tuple[str, Tensor] | Pending], copies: bool = False) -> None:
         """Overwrites every parameter.
 
         Args:
             weights: checkpoint names and tensors of the parameters' shapes, in any order, or
                 tensors that are still to be computed, which is done in place where it can be.
+            copies: whether tied tensors may come a second time with other values, of which those
+                under the first name that the model gives them count.
 
         Raises:
             CandidateError: naming a tensor that is unknown, given twice, missing, of another
-                shape or not finite. The model is then part old, part new.
+                shape or not finite, or a head of its own. The model is then part old, part new.
         """
         seen: set[str] = set()
-        direct: set[str] = set()
+        filled: dict[str, str] = {}
         counts: list[tuple[str, Tensor]] = []
         for weight in weights:
             name = weight.name if isinstance(weight, Pending) else weight[0]
@@ -61,26 +64,28 @@ class WeightWriter:
                     continue
                 raise CandidateError(f"the model has no tensor {name}")
             canonical = self._canonical[name]
-            if canonical in direct:
-                continue
             values = weight if isinstance(weight, Pending) else weight[1]
             if tuple(values.shape) != tuple(target.shape):
                 raise CandidateError(
                     f"tensor {name} has shape {list(values.shape)}; "
                     f"the model expects {list(target.shape)}"
                 )
+            if canonical in filled:
+                if not copies:
+                    _check_copy(name, filled[canonical], target, values)
+                if not copies or name != canonical:
+                    continue
             bad = _fill(target, values)
             if isinstance(bad, Tensor):  # on a GPU, which is waited for once
                 counts.append((name, bad))
             else:
                 _complain(name, bad)
-            direct.add(name)
+            filled[canonical] = name
         if counts:
             found = torch.stack([bad for _, bad in counts]).tolist()
             for (name, _), bad in zip(counts, found, strict=True):
                 _complain(name, bad)
-        covered = {self._canonical[n] for n in direct}
-        missing = sorted(self._required - covered)
+        missing = sorted(self._required - filled.keys())
         if missing:
             raise CandidateError(
                 f"{len(missing)} tensors of the model were not given, the first is {missing[0]}"
@@ -104,6 +109,21 @@ def _fill(target: Tensor, values: Tensor | Pending) -> Count:
         values = values.tensor()
     target.copy_(values)
     return _non_finite(target)
+
+
+def _check_copy(name: str, first: str, target: Tensor, values: Tensor | Pending) -> None:
+    """Checks that a tensor which shares its storage with another has the same values."""
+    own = values.tensor() if isinstance(values, Pending) else values
+    if not torch.equal(own.to(target.device, target.dtype), target):
+        raise differing(name, first)
+
+
+def differing(name: str, first: str) -> CandidateError:
+    """What to tell of a head of its own, for which a tied model has no room."""
+    return CandidateError(
+        f"tensor {name} differs from {first}, and the engine holds both as one tensor: keep the "
+        "head tied, or start the engine on a model whose head is not"
+    )
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

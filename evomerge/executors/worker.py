@@ -26,7 +26,7 @@ class WorkerSpec:
 
     Attributes:
         engine: the config node of the engine.
-        model: model reference whose architecture and tokenizer the engine takes.
+        model: model whose architecture, depth and tokenizer the engine takes.
         tasks: task name to its config node.
         threads: of this worker.
         seed: of sampling.

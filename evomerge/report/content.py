@@ -32,6 +32,12 @@ from evomerge.report.numbers import duration, percent, whole
 from evomerge.report.objectives import Constraint, read_constraints, read_objectives
 from evomerge.report.reading import Json, RunFiles, count, mapping, number
 from evomerge.report.rows import Row, task_names, task_rows
+from evomerge.report.surrogate import (
+    Predictions,
+    prediction_charts,
+    prediction_keys,
+    read_predictions,
+)
 from evomerge.report.verdict import Verdict, progress, verdict
 
 CHART_POINTS = 3000
@@ -99,6 +105,8 @@ class Content:
     front: Front | None = None
     front_keys: list[Key] = field(default_factory=list)
     constraints: tuple[Constraint, ...] = ()
+    predictions: Predictions | None = None
+    prediction_keys: list[Key] = field(default_factory=list)
 
     @property
     def pair_charts(self) -> list[str]:
@@ -130,6 +138,9 @@ def prepare(run: RunFiles) -> Content:
     constraints = read_constraints(results, study, told)
     front = make_front(objectives, results, [records, *controls])
     charts |= front_charts(front, constraints) if front else {}
+    on_front = [p.candidate for p in front.points] if front else []
+    predictions = read_predictions(results, objectives, on_front)
+    charts |= prediction_charts(predictions) if predictions else {}
     experiment = str(results.get("experiment") or study.get("experiment") or "study")
     seed = _seed(results, study)
     return Content(
@@ -153,6 +164,8 @@ def prepare(run: RunFiles) -> Content:
         front=front,
         front_keys=keys(front) if front else [],
         constraints=constraints,
+        predictions=predictions,
+        prediction_keys=prediction_keys(predictions) if predictions else [],
     )
 
 

@@ -66,7 +66,7 @@ def coefficient(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
-UNITS = {"loglik": "nats a token", "tokens": "tokens", "seconds": "s"}
+UNITS = {"loglik": "nats a token", "tokens": "tokens", "seconds": "s", "blocks": "blocks"}
 """The units of what a search may optimise; the other metrics are shares."""
 
 
@@ -74,7 +74,7 @@ def amount(metric: str, value: float | None, unit: bool = True) -> str:
     """A value of a metric in its own unit: "62.5%", "41.2 tokens", "0.52 s", "-1.234 nats a token".
 
     Args:
-        metric: score, loglik, tokens, seconds or sparsity.
+        metric: score, loglik, tokens, seconds, sparsity or blocks.
         value: in the metric's unit; shares in [0, 1].
         unit: whether the unit is written; the sign of a percentage always is.
     """

@@ -20,7 +20,7 @@ class Objective:
     Attributes:
         name: what the user calls it.
         task: the task that it is measured on; empty if it belongs to none.
-        metric: score, loglik, tokens, seconds or sparsity.
+        metric: score, loglik, tokens, seconds, sparsity or blocks.
         minimised: whether less is better.
         weight: its share in the preference that picks one merge of a front; None if unknown.
     """

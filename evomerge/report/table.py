@@ -11,6 +11,7 @@ from evomerge.report.numbers import NONE, interval, percent, whole
 from evomerge.report.objectives import Objective, read_objectives
 from evomerge.report.reading import Json
 from evomerge.report.rows import Row, Score, task_names, task_rows
+from evomerge.report.surrogate import predictions_markdown
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -129,6 +130,7 @@ def results_markdown(results: Json) -> str:
             named = [f"**{name}**" if model.chosen else name, model.role]
             lines.append(f"| {' | '.join([*named, *_shown(objectives, model)])} |")
         blocks.append("Objectives of the search, held-out:\n\n" + "\n".join(lines) + "\n")
+    blocks += filter(None, [predictions_markdown(results, read_objectives(results, {}))])
     return "\n".join(blocks) if blocks else "No model has been measured.\n"
 
 

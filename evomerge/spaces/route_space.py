@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,31 @@ from evomerge.recipe import READINGS, Recipe, Route, Slot
 from evomerge.spaces.grid import Groups
 from evomerge.spaces.landmarks import distinct
 from evomerge.spaces.merge_space import check_genome
-from evomerge.spaces.searched import Searched, is_number, read_searched
+from evomerge.spaces.route_scales import Places, read_scales
+from evomerge.spaces.searched import is_number
 from evomerge.types import FloatArray
 
 _BLOCK = "block."
+INDICATORS = {"integer": (0.0, 1.0, 0.5), "real": (-1.0, 1.0, 0.0)}
+"""Low and high of an indicator, and what it has to exceed for its slot to be kept."""
 
 
 class RouteSpace:
     """Keeps or drops each block of the sources, laid out in order, several times over.
 
     The layout has T = repeats * sources * blocks slots: all blocks of the first source, those of
-    the second, and so on, then all of it again. A genome has an indicator for each slot (0
-    drops it, 1 keeps it) and, if scales are searched, a scale for each slot. Embedding, final
-    norm and head are the first source's.
+    the second, and so on, then all of it again. A genome has an indicator for each slot and,
+    if scales are searched, what they are made of (`evomerge.spaces.route_scales`). Embedding,
+    final norm and head are the first source's.
 
-    The written model always has `depth` blocks, so that one running engine can hold every
-    route: identities fill a shorter route up at its end; of a longer one only the first
-    `depth` kept slots are used, the genes of the others have no effect. A genome that keeps
-    nothing is a model of identities: the embedding goes straight to the final norm. It is
-    scored like any other, and scores badly.
+    Of the slots that a genome keeps, those of a block that was used `max_uses` times already
+    are left out, and those behind the first `max_blocks`; their genes have no effect. A genome
+    with fewer than `min_blocks` left has no route: its recipe has no slots, which nothing
+    merges, and its candidate fails.
+
+    With `identities` the written model always has `depth` blocks, so that one running engine
+    can hold every route: identities fill a shorter one up at its end. Without, it has as many
+    blocks as the route; engines that hold a deeper model run it as well.
     """
 
     def __init__(
@@ -42,9 +49,16 @@ class RouteSpace:
         groups: Groups,
         repeats: int = 1,
         scale: Mapping[str, Any] | None = None,
+        scales: str = "slot",
+        hidden: int = 8,
         reading: str = "block_output",
         scale_embedding: bool = False,
         depth: int | None = None,
+        identities: bool = True,
+        min_blocks: int = 1,
+        max_blocks: int | None = None,
+        max_uses: int | None = None,
+        indicators: str = "integer",
         step: float | None = None,
         dtype: str = "bfloat16",
         seed: int = 0,
@@ -59,11 +73,19 @@ class RouteSpace:
             repeats: how often the sources' blocks are laid out.
             scale: `low`, `high` and optionally `start` (default: 1) and `step` of the scales;
                 None for none.
+            scales: slot (a scale for each slot), transition (one for each pair of blocks) or
+                network (a small network that says them).
+            hidden: hidden units of the network.
             reading: what a scale multiplies, see `evomerge.recipe.Route.scale`.
             scale_embedding: with `block_output`, whether the first kept slot's scale counts: it
                 multiplies the embedding. A head that is tied to the embedding becomes a tensor
                 of its own then, for which an engine that holds a tied model has no room.
-            depth: number of blocks of the written model; default: the sources' own.
+            depth: most blocks of the written model; default: the sources' own number.
+            identities: whether identities fill the written model up to `depth`.
+            min_blocks: fewest blocks of a route.
+            max_blocks: most blocks of a route; default: `depth`.
+            max_uses: how often a route may have one block; default: as often as it is laid out.
+            indicators: integer (0 drops, 1 keeps), or real (in [-1, 1], kept above 0).
             step: standard deviation of the indicators' first samples; default: 1/3, of which
                 about one in 15 differs from the start under CMA-ES.
             dtype: of the written tensors.
@@ -81,12 +103,20 @@ class RouteSpace:
             raise ConfigError.of(
                 "space.reading", repr(reading), " or ".join(READINGS), "Correct it."
             )
+        if indicators not in INDICATORS:
+            raise ConfigError.of(
+                "space.indicators", repr(indicators), " or ".join(INDICATORS), "Correct it."
+            )
         self.reading = reading
+        if not isinstance(identities, bool):
+            raise ConfigError.of(
+                "space.identities", repr(identities), "true or false", "Correct it."
+            )
+        self.identities = identities
         self.sources = dict(sources)
         self.dtype = dtype
         self._home = next(iter(self.sources.values()))
-        self._first_scale = scale_embedding or reading != "block_output"
-        self._scale = None if scale is None else _read_scale(scale, reading)
+        self._blocks = blocks
         names = [
             (f"{name}@{turn}" if turn > 1 else name, ref, layer)
             for turn in range(1, self.repeats + 1)
@@ -94,30 +124,39 @@ class RouteSpace:
             for layer in range(blocks)
         ]
         self.slots: tuple[tuple[str, int], ...] = tuple((ref, layer) for _, ref, layer in names)
-        places = [f"{name}/{_BLOCK}{layer}" for name, _, layer in names]
+        self._limit(min_blocks, max_blocks, max_uses)
+        places = tuple(f"{name}/{_BLOCK}{layer}" for name, _, layer in names)
+        layers = tuple((name, layer) for name in self.sources for layer in range(blocks))
+        first = bool(scale_embedding) or reading != "block_output"
+        layout = Places(places, layers)
+        self._scales = read_scales(scale, scales, hidden, reading, layout, first)
+        low, high, self._border = INDICATORS[indicators]
+        self._off, self._on = (low + self._border) / 2, (self._border + high) / 2
+        if indicators == "integer":
+            self._off, self._on = low, high
         step = 1 / 3 if step is None else float(step)
-        indicators = [
-            Dimension(f"keep/{place}", 0.0, 1.0, float(t < blocks), step, "integer")
-            for t, place in enumerate(places)
-        ]
-        scales = [] if self._scale is None else [
-            self._scale.dimension(f"scale/{place}") for place in places
-        ]  # fmt: skip
-        self.dimensions: tuple[Dimension, ...] = (*indicators, *scales)
+        kind = "integer" if indicators == "integer" else "real"
+        self.dimensions: tuple[Dimension, ...] = (
+            *(
+                Dimension(f"keep/{place}", low, high, start, step, kind)
+                for place, start in zip(places, self._own(0).tolist(), strict=True)
+            ),
+            *(self._scales.dimensions if self._scales else ()),
+        )
 
     def decode(self, genome: FloatArray) -> Recipe:
-        """Recipe of a genome: a route of `depth` blocks.
+        """Recipe of a genome; one without slots, which nothing merges, if it has no route.
 
         Raises:
             ValueError: if it has another length or holds NaN or infinity.
         """
         check_genome(genome, len(self.dimensions))
-        slots: list[Slot] = []
-        for t in self._kept(genome):
-            model, layer = self.slots[t]
-            counts = self._scale is not None and (bool(slots) or self._first_scale)
-            slots.append(Slot(model, layer, float(genome[len(self.slots) + t]) if counts else 1.0))
-        route = Route(tuple(slots) or (Slot(None),), self.reading, self.depth)
+        kept = self._kept(genome)
+        genes = np.asarray(genome[len(self.slots) :], dtype=np.float64)
+        scales = self._scales.of(genes, kept) if self._scales else [1.0] * len(kept)
+        slots = tuple(Slot(*self.slots[t], s) for t, s in zip(kept, scales, strict=True))
+        depth = self.depth if self.identities else None
+        route = Route(slots if len(slots) >= self.min_blocks else (), self.reading, depth)
         return Recipe("passthrough", base=self._home, dtype=self.dtype, route=route)
 
     def encode(self, recipe: Recipe) -> FloatArray:
@@ -126,61 +165,107 @@ class RouteSpace:
         Of equal slots the first one after the slot before counts.
 
         Raises:
-            ValueError: if the layout does not have the recipe's blocks in their order.
+            ValueError: if the layout does not have the recipe's blocks in their order, or
+                scales of a network are not all at their start.
         """
-        genome = np.array([d.start for d in self.dimensions])
-        genome[: len(self.slots)] = 0.0
-        t = -1
+        kept: list[int] = []
+        scales: list[float] = []
         for i, slot in enumerate(recipe.route.slots if recipe.route else ()):
             if slot.model is None:
                 continue
+            after = kept[-1] if kept else -1
             try:
-                t = self.slots.index((str(slot.model), slot.layer), t + 1)
+                kept.append(self.slots.index((str(slot.model), slot.layer), after + 1))
             except ValueError:
-                raise ValueError(f"slot {i}: no such block in the layout after slot {t}") from None
-            genome[t] = 1.0
-            if self._scale is not None and (i or self._first_scale):
-                genome[len(self.slots) + t] = slot.scale
-        return genome
+                raise ValueError(
+                    f"slot {i}: no such block in the layout after slot {after}"
+                ) from None
+            scales.append(slot.scale)
+        indicators = self._indicators(kept)
+        if self._scales is None:
+            return indicators
+        return np.append(indicators, self._scales.genes(kept, scales))
 
     def anchors(self) -> tuple[FloatArray, ...]:
-        """Each source's own blocks in their order, unscaled; the first is the start."""
-        blocks = len(self.slots) // (self.repeats * len(self.sources))
-        found = []
-        for number in range(len(self.sources)):
-            genome = np.array([d.start for d in self.dimensions])
-            genome[: len(self.slots)] = 0.0
-            genome[number * blocks : (number + 1) * blocks] = 1.0
-            if self._scale is not None:
-                genome[len(self.slots) :] = self._scale.nearest(1.0)
-            found.append(genome)
+        """Each source's own blocks in their order, unscaled; the first is the start.
+
+        Where a route has to have more, what follows in the layout comes after. Then the blocks of
+        all sources in order, if a route may have so many.
+        """
+        neutral = self._scales.neutral() if self._scales else np.empty(0)
+        layers = len(self.sources) * self._blocks
+        routes = [self._own(number) for number in range(len(self.sources))]
+        routes += [self._indicators(range(layers))] if self.max_blocks >= layers else []
+        found = [np.append(indicators, neutral) for indicators in routes]
         return distinct([*found, np.array([d.start for d in self.dimensions])])
+
+    def extremes(self) -> tuple[FloatArray, ...]:
+        """Genomes that together have every block and the bounds of all scales."""
+        count = len(self.slots)
+        found = []
+        for genome in self.anchors()[: len(self.sources)]:
+            for bound in ("low", "high"):
+                ends = [getattr(d, bound) for d in self.dimensions[count:]]
+                found.append(np.append(genome[:count], ends))
+        return tuple(found)
 
     def sparsity(self, genome: FloatArray) -> float:
         """Share in [0, 1] of the slots that a genome's route leaves out."""
         check_genome(genome, len(self.dimensions))
         return 1.0 - len(self._kept(genome)) / len(self.slots)
 
+    def blocks(self, genome: FloatArray) -> int:
+        """Number of blocks of a genome's route, identities not counted."""
+        check_genome(genome, len(self.dimensions))
+        return len(self._kept(genome))
+
     def _kept(self, genome: FloatArray) -> list[int]:
         """The slots that the route has, in order."""
-        return [t for t in range(len(self.slots)) if genome[t] >= 0.5][: self.depth]
+        uses: Counter[tuple[str, int]] = Counter()
+        kept = []
+        for t, block in enumerate(self.slots):
+            if genome[t] > self._border and uses[block] < self.max_uses:
+                uses[block] += 1
+                kept.append(t)
+        return kept[: self.max_blocks]
 
+    def _own(self, source: int) -> FloatArray:
+        """Indicators of a source's own blocks, and of what follows up to `min_blocks`."""
+        own = range(source * self._blocks, (source + 1) * self._blocks)
+        genes = self._indicators(own)
+        for t in (*range(own.stop, len(self.slots)), *range(own.start)):
+            if len(self._kept(genes)) >= self.min_blocks:
+                break
+            genes[t] = self._on
+        return genes
 
-def _read_scale(spec: Any, reading: str) -> Searched:
-    """The range of the scales; it starts at 1 unless it says otherwise."""
-    found = read_searched("space.scale", "scale", spec)
-    if found.kind != "real" or found.simplex:
-        raise ConfigError.of(
-            "space.scale", repr(dict(spec)), "low and high of real numbers", "Correct it."
-        )
-    if spec.get("start") is None:
-        found = read_searched("space.scale", "scale", {**spec, "start": found.nearest(1.0)})
-    if reading == "stream" and found.low <= 0 <= found.high:
-        raise ConfigError.of(
-            "space.scale", f"low={found.low:g}, high={found.high:g}",
-            "a range without 0, which would erase the stream", "Correct the bounds.",
-        )  # fmt: skip
-    return found
+    def _indicators(self, kept: Iterable[int]) -> FloatArray:
+        genes = np.full(len(self.slots), self._off)
+        genes[list(kept)] = self._on
+        return genes
+
+    def _limit(self, least: int, most: int | None, uses: int | None) -> None:
+        """Reads the limits of a route.
+
+        Raises:
+            ConfigError: naming the key at fault.
+        """
+        copies = Counter(self.slots)
+        self.max_uses = max(copies.values()) if uses is None else _whole("max_uses", uses)
+        self.max_blocks = self.depth if most is None else _whole("max_blocks", most)
+        if self.max_blocks > self.depth:
+            raise ConfigError.of(
+                "space.max_blocks", str(self.max_blocks), f"at most space.depth, {self.depth}",
+                "Lower it, or raise the depth.",
+            )  # fmt: skip
+        self.min_blocks = _whole("min_blocks", least)
+        reach = min(self.max_blocks, sum(min(n, self.max_uses) for n in copies.values()))
+        if self.min_blocks > reach:
+            raise ConfigError.of(
+                "space.min_blocks", str(self.min_blocks),
+                f"at most {reach}, the most blocks that a route can have",
+                "Lower it, or raise space.max_blocks, space.max_uses or space.repeats.",
+            )  # fmt: skip
 
 
 def _whole(key: str, value: Any) -> int:

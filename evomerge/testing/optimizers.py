@@ -54,7 +54,7 @@ def item_scores(value: float) -> FloatArray:
     """Scores of six items in (0, 1) that all rise with a value, the harder ones later."""
     if not np.isfinite(value):
         return np.zeros(6)
-    return np.asarray(1 / (1 + np.exp(np.arange(6.0) - 3.0 - value / 4)))
+    return np.asarray(1 / (1 + np.exp(np.clip(np.arange(6.0) - 3.0 - value / 4, -50, 50))))
 
 
 def answer(domain: Domain, genome: FloatArray, value: float | None) -> Observation:

@@ -10,8 +10,8 @@ from pathlib import Path
 SOURCES = ("math", "japanese", "sorter")
 """The specialists, in the order in which every table and search lists them."""
 
-TASKS = ("jp_math", "en_math", "polite", "sort")
-"""The tasks of the zoo; the first is the one that no source can do."""
+TASKS = ("jp_math", "en_math", "polite", "sort", "greatest", "how_many", "final", "who", "undo")
+"""The tasks of the zoo; the first is the one that no source can do, the last five are skills."""
 
 
 def zoo_path(rel: str) -> Path:

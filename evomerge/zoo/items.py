@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evomerge.zoo import TASKS, zoo_path
 from evomerge.zoo.problems import KINDS, TASK_KINDS
+from evomerge.zoo.skills import SKILL_KINDS
 
 SIZES = {"search": 300, "validation": 200, "test": 500}
 
@@ -18,7 +19,7 @@ Row = dict[str, str]
 def make_items(task: str) -> list[Row]:
     """The rows of a task, always the same ones; no two rows share a question."""
     rng = random.Random(f"evomerge zoo items {task}")
-    draw = KINDS[TASK_KINDS[task]]
+    draw = SKILL_KINDS[task] if task in SKILL_KINDS else KINDS[TASK_KINDS[task]]
     seen: set[str] = set()
     rows: list[Row] = []
     for split, size in SIZES.items():

@@ -25,6 +25,8 @@ class Lesson:
         layers: blocks whose linear layers are adapted.
         warmup: updates until the highest rate is reached.
         batch: problems an update.
+        factors: added to the seed of the factors `a`; adapters with other factors lie apart and
+            disturb each other less in a merge.
     """
 
     mix: Mapping[str, float]
@@ -34,6 +36,7 @@ class Lesson:
     layers: tuple[int, ...] = LAYERS
     warmup: int = 15
     batch: int = 32
+    factors: int = 0
 
 
 def _between(asked: Sequence[str], answered: Sequence[str]) -> Draw:

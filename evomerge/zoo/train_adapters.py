@@ -1,4 +1,4 @@
-"""Trains the zoo's pool of LoRA adapters: `python -m evomerge.zoo.train_adapters --seed 0`."""
+"""Trains the zoo's LoRA adapters: `python -m evomerge.zoo.train_adapters --seed 0`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from evomerge.zoo import zoo_path
 from evomerge.zoo.lessons import LAYERS, POOL, POOL_KINDS, Lesson
 from evomerge.zoo.problems import Problem
+from evomerge.zoo.skills import SKILL_KINDS, SKILLS
 from evomerge.zoo.training import IGNORED, Progress, draw_problems, to_tensors
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ADAPTERS = {**POOL, **SKILLS}
 SCALE = 2.0
 """What a product of factors is multiplied by: lora_alpha / r."""
 
@@ -73,7 +75,7 @@ def add_factors(model: nn.Module, lesson: Lesson, seed: int) -> dict[str, LowRan
 
 def draw(lesson: Lesson, rng: random.Random) -> list[Problem]:
     """A batch of a lesson's problems; never one of the committed items."""
-    return draw_problems(POOL_KINDS, lesson.mix, lesson.batch, rng)
+    return draw_problems({**POOL_KINDS, **SKILL_KINDS}, lesson.mix, lesson.batch, rng)
 
 
 def train_adapter(
@@ -90,7 +92,7 @@ def train_adapter(
         The factors in bf16 by their names in PEFT's files.
     """
     model, rng = copy.deepcopy(base), random.Random(f"{seed} {name}")
-    adapted = add_factors(model, lesson, seed)
+    adapted = add_factors(model, lesson, seed + lesson.factors)
     factors = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(factors, lr=lesson.rate, betas=(0.9, 0.98))
     running = math.nan
@@ -171,19 +173,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains and writes the adapters."""
     parser = argparse.ArgumentParser(
         prog="python -m evomerge.zoo.train_adapters",
-        description="Train the pool of LoRA adapters of the zoo's base, of which 15 in 20 are of "
-        "no use for the task. Takes less than 17 minutes on one core; the same seed gives the same "
-        "weights.",
+        description="Train the LoRA adapters of the zoo's base: a pool of 20, of which 15 are of "
+        "no use for the task, and five skills with a task each. Takes less than 20 minutes on one "
+        "core; the same seed gives the same weights.",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default 0)")
     parser.add_argument(
         "--out",
         type=Path,
-        default=zoo_path("adapters"),
-        help="directory for the adapters' folders (default: inside the package)",
+        help="directory for the adapters' folders (default: adapters and skill_adapters inside "
+        "the package)",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=list(POOL), metavar="NAME", help="train these alone"
+        "--only", nargs="+", choices=list(ADAPTERS), metavar="NAME", help="train these alone"
     )
     parser.add_argument("--steps", type=int, help="cut every lesson to so many steps, to try it")
     parser.add_argument(
@@ -197,13 +199,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     started, base = time.monotonic(), load_base()
-    for name in args.only or POOL:
-        lesson = POOL[name]
+    for name in args.only or ADAPTERS:
+        lesson = ADAPTERS[name]
         if args.steps is not None:
             lesson = replace(lesson, steps=min(args.steps, lesson.steps))
         report = None if args.quiet else _reporter(name, lesson.steps)
-        save_adapter(args.out / name, lesson, train_adapter(base, name, lesson, args.seed, report))
-        print(f"wrote {args.out / name}", flush=True)
+        folder = (args.out or zoo_path("skill_adapters" if name in SKILLS else "adapters")) / name
+        save_adapter(folder, lesson, train_adapter(base, name, lesson, args.seed, report))
+        print(f"wrote {folder}", flush=True)
     print(f"seconds in all: {time.monotonic() - started:.0f}")
 
 

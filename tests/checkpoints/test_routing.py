@@ -219,6 +219,7 @@ def test_depth_is_padded_and_never_cut(llamas):
     ("route", "message"),
     [
         (Route(()), r"route\.slots: found none"),
+        (Route((), depth=3), r"route\.slots: found none"),
         (Route((Slot("a", 3),)), r"slots\[0\]\.layer: found 3 of .*expected 0 to 2"),
         (Route((Slot("a", 0), Slot("b", -1))), r"slots\[1\]\.layer: found -1"),
         (Route((Slot("a", 0, float("nan")),)), r"slots\[0\]\.scale: found nan"),
@@ -236,7 +237,10 @@ def test_routes_that_cannot_be(llamas, route, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 32, "head_dim": 8}, r"slots\[1\]\.model: found .* of shape"),
+        (
+            {"hidden_size": 32, "head_dim": 8},
+            r"slots\[1\]\.model: found a hidden size of 32 .*expected 16",
+        ),
         (
             {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4},
             r"num_attention_heads: 4 .*expected 2",

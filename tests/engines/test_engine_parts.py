@@ -104,16 +104,27 @@ def test_writer_covers_tied_weights_and_keeps_buffers() -> None:
     assert model.norm.running_var.eq(2).all()
 
 
-def test_writer_takes_the_first_of_two_tied_copies() -> None:
+def test_writer_takes_the_first_of_two_tied_copies_where_the_model_ties_them() -> None:
     other = torch.zeros(4, 3)
     model = Tied()
     given = tensors(head__weight=other)
-    WeightWriter(model).write(given.items())
+    WeightWriter(model).write(given.items(), copies=True)
     assert model.embed.weight.eq(7).all()
-    WeightWriter(model).write(reversed(given.items()))
+    WeightWriter(model).write(reversed(given.items()), copies=True)
     assert model.embed.weight.eq(7).all()
     WeightWriter(model).write(tensors(embed__weight=None, head__weight=other).items())
     assert model.embed.weight.eq(0).all()
+
+
+def test_writer_refuses_a_head_of_its_own_where_the_engine_ties_it() -> None:
+    given = tensors(head__weight=torch.full((4, 3), 7.0))
+    for order in (given.items(), reversed(given.items())):
+        WeightWriter(Tied()).write(order)
+    given["head.weight"][2, 1] = 6.5
+    with pytest.raises(CandidateError, match=r"head\.weight differs from embed\.weight"):
+        WeightWriter(Tied()).write(given.items())
+    with pytest.raises(CandidateError, match=r"embed\.weight differs from head\.weight"):
+        WeightWriter(Tied()).write(reversed(given.items()))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from evomerge.executors.ray import RayExecutor
 from evomerge.executors.serial import SerialExecutor
 from evomerge.executors.worker import Job, Outcome, Request, WorkerSpec
 from evomerge.recipe import Recipe, Source
-from evomerge.setup import Plan, make_setup, worker_spec
+from evomerge.setup import make_setup
+from evomerge.workers import Plan, worker_spec
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,163 @@
+"""Competition for items and attraction between parents: the equations of M2N2.
+
+Source: Competition and Attraction Improve Model Fusion (M2N2, 2025). S is a `P x J` array: the
+score of each of P members on each of J items.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evomerge.types import FloatArray
+
+
+def niche_weights(scores: FloatArray, alpha: float) -> FloatArray:
+    """What a member gets of each item for a score of 1, a `J` array.
+
+    The capacity c_j is the best score of an item: 1 for scores of 0 and 1, where nobody solves
+    an item its weight is 0.
+
+    Args:
+        scores: S.
+        alpha: how strongly an item is shared; 0: not at all.
+    """
+    crowd = scores.sum(axis=0) ** alpha  # z_j ** alpha, z_j = sum_k S_kj
+    crowd[crowd == 0] = 1.0  # 0 -> 1; the power, since that of a tiny number may be 0
+    return np.asarray(scores.max(axis=0) / crowd, dtype=np.float64)  # c_j / z_j ** alpha
+
+
+def fitness(scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """sum_j F_kj with F_kj = c_j S_kj / z_j ** alpha, a `P` array.
+
+    Members with equal scores get equal sums to the last bit, which BLAS does not promise.
+    """
+    return np.asarray(np.einsum("kj,j->k", scores, weights), dtype=np.float64)
+
+
+def attraction(
+    scores: FloatArray, weights: FloatArray, first: int, room: FloatArray | None = None
+) -> FloatArray:
+    """g_k = sum_j max(0, F_kj - F_p1j), a `P` array; how strong k is where p1 is weak.
+
+    Computed as sum_j max(S_kj, S_p1j) w_j less the same of p1, which takes one pass less and is
+    exactly 0 for a member that is nowhere better than p1.
+
+    Args:
+        scores: S.
+        weights: of the items.
+        first: p1.
+        room: a `P x J` array that is overwritten; new memory costs more than the sums.
+    """
+    united = fitness(np.maximum(scores, scores[first], out=room), weights)
+    return np.asarray(united - united[first], dtype=np.float64)
+
+
+def draw(chances: FloatArray, uniform: float, but: int | None = None) -> int:
+    """An index in proportion to chances; any with the same chance if all are 0.
+
+    Args:
+        chances: at least 0, a `P` array.
+        uniform: in [0, 1), what decides.
+        but: an index that is not drawn, unless there is no other one.
+    """
+    if len(chances) == 1:
+        return 0
+    for some in (chances, np.ones(len(chances))):
+        if but is not None:
+            some = some.copy()
+            some[but] = 0.0
+        ends = some.cumsum()
+        if ends[-1] > 0:
+            break
+    found = int(np.searchsorted(ends, uniform * ends[-1], side="right"))
+    last = int(np.searchsorted(ends, ends[-1]))  # rounding may lead beyond it
+    return min(found, last)
+
+
+class Archive:
+    """Members and their scores; the least fit leaves when there is one too many.
+
+    Attributes:
+        capacity: P.
+        alpha: how strongly an item is shared.
+        numbers: of the members, in no particular order.
+    """
+
+    def __init__(self, capacity: int, alpha: float) -> None:
+        """Starts empty.
+
+        Args:
+            capacity: members that stay.
+            alpha: how strongly an item is shared.
+        """
+        self.capacity = capacity
+        self.alpha = alpha
+        self.numbers: list[int] = []
+        self._rows = np.zeros((capacity + 1, 0))  # a row more than members stay, for the newcomer
+        self._room = np.empty_like(self._rows)
+        self._weights: FloatArray | None = None
+        self._fitness: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def scores(self) -> FloatArray:
+        """S, `P x J`, in the order of `numbers`; a view that the next insertion changes."""
+        return self._rows[: len(self)]
+
+    def insert(self, number: int, scores: FloatArray | None) -> int | None:
+        """Takes a member in; if it is one too many, the least fit of all leaves.
+
+        Args:
+            number: of the member.
+            scores: of each item, a `J` array; None for zeros.
+
+        Returns:
+            number of the member that left, which may be the new one.
+        """
+        if scores is not None and self._rows.shape[1] != len(scores):
+            self._rows = np.zeros((self.capacity + 1, len(scores)))  # those before had zeros
+            self._room = np.empty_like(self._rows)
+        self._rows[len(self)] = 0.0 if scores is None else scores
+        self.numbers.append(number)
+        self._weights = self._fitness = None
+        if len(self) <= self.capacity:
+            return None
+        worst = self._least()
+        gone, self.numbers[worst] = self.numbers[worst], self.numbers[-1]
+        self._rows[worst] = self._rows[-1]
+        self.numbers.pop()
+        return gone
+
+    def parents(self, first: float, second: float, attracted: bool) -> tuple[int, int]:
+        """Draws two members, different ones if there are two.
+
+        Args:
+            first: uniform in [0, 1); decides on p1, in proportion to fitness.
+            second: the same for p2, in proportion to g; to fitness if all g are 0.
+            attracted: whether g counts at all.
+
+        Returns:
+            their numbers.
+        """
+        if self._weights is None or self._fitness is None:
+            self._weights = niche_weights(self.scores, self.alpha)
+            self._fitness = fitness(self.scores, self._weights)
+        one = draw(self._fitness, first)  # p1 ~ fit / sum(fit)
+        pull = self._fitness
+        if attracted:
+            pull = attraction(self.scores, self._weights, one, self._room[: len(self)])
+            if not pull.any():
+                pull = self._fitness
+        other = draw(pull, second, but=one)  # p2 ~ g / sum(g)
+        return self.numbers[one], self.numbers[other]
+
+    def _least(self) -> int:
+        """argmin_k sum_j E_kj c_j / z_j ** alpha over the archive with the child, E.
+
+        Of equals the oldest, so that the archive goes on changing where nothing gets better.
+        """
+        everyone = self.scores
+        fit = fitness(everyone, niche_weights(everyone, self.alpha))
+        return min(np.flatnonzero(fit == fit.min()), key=lambda k: self.numbers[k])

@@ -1,0 +1,152 @@
+"""A fixed design, then rounds of a fixed size that are each decided by what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evomerge.domain import Domain
+from evomerge.optimizers._models import Record
+from evomerge.optimizers.base import Told
+from evomerge.optimizers.designs import InitialDesign
+from evomerge.types import FloatArray, Observation
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a round is decided by.
+
+    Attributes:
+        number: of the round, from 0.
+        records: results that were learnt, then those told in the order of their asks.
+        asked: all genomes asked for before the round, an `m x n` array.
+    """
+
+    number: int
+    records: tuple[Record, ...]
+    asked: FloatArray
+
+
+Propose = Callable[[Known], list[FloatArray]]
+"""Makes the genomes of a round, as many as its size."""
+
+
+class Rounds:
+    """Numbers the design and the rounds, and remembers what each round could know.
+
+    Candidate k belongs to the design, or to round (k - design) // size. A round is a function of
+    what was told when its first candidate was asked for; it is computed when its genomes are
+    needed, so that a resumed study computes none of the recorded ones.
+    """
+
+    def __init__(self, design: Sequence[FloatArray], size: int, propose: Propose) -> None:
+        """Starts without results.
+
+        Args:
+            design: genomes that come first.
+            size: of each round.
+            propose: makes a round.
+        """
+        self.first, self.size = len(design), size
+        self._design = list(design)
+        self._propose = propose
+        self._foreign: list[Record] = []
+        self._told: dict[int, Record] = {}
+        self._asked: list[FloatArray] = []
+        self._now: tuple[int, tuple[int, ...]] = (-1, ())
+        self._made: list[FloatArray] | None = None
+
+    @property
+    def left(self) -> int:
+        """Candidates to be asked for until the design or the round ends."""
+        begun = len(self._asked)
+        return self.first - begun if begun < self.first else self.size - self._step(begun)[1]
+
+    @property
+    def records(self) -> list[Record]:
+        """All results, those that were learnt first."""
+        return [*self._foreign, *(self._told[i] for i in sorted(self._told))]
+
+    def until(self, stop: int) -> list[Record] | None:
+        """Results of the asks before `stop`; None while some of them are missing."""
+        if len(self._told) < stop or any(i not in self._told for i in range(stop)):
+            return None
+        return [self._told[i] for i in range(stop)]
+
+    def ask(self, numbers: range) -> list[FloatArray]:
+        """Genomes for these asks."""
+        genomes = []
+        for number in numbers:
+            genome = self._design[number] if number < self.first else self._next(number)
+            genomes.append(genome)
+            self._asked.append(genome)
+        return genomes
+
+    def adopt(self, numbers: range, recorded: Sequence[FloatArray]) -> None:
+        """Takes recorded genomes as asked for."""
+        for number, genome in zip(numbers, recorded, strict=True):
+            self._begin(number)
+            self._asked.append(genome)
+
+    def tell(self, told: Sequence[Told]) -> None:
+        """Takes results."""
+        self._told.update({one.number: (one.genome, one.fitness) for one in told})
+
+    def learn(self, observations: Sequence[Observation]) -> None:
+        """Takes results of another study."""
+        self._foreign += [(np.asarray(o.genome, dtype=float), o.fitness) for o in observations]
+
+    def _step(self, number: int) -> tuple[int, int]:
+        return divmod(number - self.first, self.size)
+
+    def _begin(self, number: int) -> None:
+        """Notes what the round knows that begins with this ask, if one does."""
+        if number >= self.first and self._step(number)[1] == 0:
+            self._now = self._step(number)[0], tuple(sorted(self._told))
+            self._made = None
+
+    def _next(self, number: int) -> FloatArray:
+        self._begin(number)
+        if self._made is None:
+            index, told = self._now
+            records = (*self._foreign, *(self._told[i] for i in told))
+            asked = np.array(self._asked[: self.first + index * self.size])
+            self._made = self._propose(Known(index, records, asked))
+        return self._made[self._step(number)[1]]
+
+
+def design(
+    domain: Domain, low: FloatArray, high: FloatArray, seed: int, count: int
+) -> list[FloatArray]:
+    """`count` genomes: the zero merge and the domain's anchors, then Sobol points of a box.
+
+    Args:
+        domain: of the genomes.
+        low: lower corner of the box, an `n` array.
+        high: upper corner, an `n` array.
+        seed: of the scrambling.
+        count: how many.
+    """
+    first: dict[bytes, FloatArray] = {}
+    for genome in (*_zero(domain), *domain.anchors):
+        snapped = domain.snap(genome)
+        first.setdefault(snapped.tobytes(), snapped)
+    anchors = list(first.values())[:count]
+    return [*anchors, *InitialDesign(within(domain, low, high), seed).take(count - len(anchors))]
+
+
+def within(domain: Domain, low: FloatArray, high: FloatArray) -> Domain:
+    """The domain with other bounds and without anchors."""
+    dimensions = tuple(
+        replace(d, low=float(a), high=float(b), start=float(np.clip(d.start, a, b)))
+        for d, a, b in zip(domain.dimensions, low, high, strict=True)
+    )
+    return Domain(dimensions, domain.objectives, domain.constraints)
+
+
+def _zero(domain: Domain) -> list[FloatArray]:
+    """The start with all weights 0, as near as the bounds permit; none without weights."""
+    weights = np.array([d.parameter == "weight" for d in domain.dimensions])
+    return [np.where(weights, 0.0, domain.start)] if weights.any() else []

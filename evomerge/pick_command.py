@@ -1,0 +1,310 @@
+"""The `pick` verb: which merge of a study suits a preference, without starting an engine."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from evomerge.errors import ConfigError, UserError
+from evomerge.journal import write_atomic
+from evomerge.objectives import Objective
+from evomerge.picking import Preference, ends, maximise, ranked, read_preference
+from evomerge.predictions import fitted
+from evomerge.report.candidates import candidate_records
+from evomerge.report.front import front_points
+from evomerge.report.objectives import Objective as Shown
+from evomerge.report.objectives import read_objectives, read_values
+from evomerge.report.reading import RunFiles, mapping, read_run
+from evomerge.setup import Setup, make_setup, model_identities
+from evomerge.types import FloatArray
+
+_NORMAL = 1.959964
+_WITH_SURROGATES = ("map", "bayesian_map", "nested_map")
+
+EPILOG = """\
+The weights count objectives that go from 0 (the worst value on the front) to 1 (the best).
+A study by map, bayesian_map or nested_map is answered from its surrogates, too: they may know of a
+better merge than any that was measured. --out then writes that one.
+
+example:
+  python -m evomerge pick runs/map_tiny/seed0 --prefer math=2,polite=1 --at-least sort=0.5
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What there is to choose from.
+
+    Attributes:
+        names: of the candidates.
+        numbers: of the candidates in the study.
+        raw: their values, an `m x k` array.
+        low: lower ends of the 95% intervals, NaN where unknown.
+        high: upper ends.
+        split: the items that they were measured on.
+        chosen: the name of the study's own choice, if it is among them.
+    """
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    raw: FloatArray
+    low: FloatArray
+    high: FloatArray
+    split: str
+    chosen: str = ""
+
+
+def pick_command(arguments: Sequence[str]) -> int:
+    """Runs the verb with its arguments; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    run = read_run(options.run)
+    shown = read_objectives(run.results or {}, run.study)
+    objectives = tuple(
+        Objective(o.name, o.task or None, o.metric, "minimize" if o.minimised else "maximize")
+        for o in shown
+    )
+    if not objectives:
+        raise UserError.of(
+            str(options.run), "a study that names no objective", "one that does", "Run it again."
+        )
+    preference = read_preference(objectives, options.prefer, options.at_least, options.at_most)
+    measured = read_measured(run, shown)
+    order = ranked(preference, measured.raw)
+    modelled = run.study.get("optimizer") in _WITH_SURROGATES and not options.measured
+    if not order and not modelled:
+        raise _impossible(preference, measured.raw)
+    for line in describe(preference, shown, measured, order):
+        print(line)
+    if order and measured.names[order[0]] == measured.chosen:
+        print(f"Its recipe: {options.run / 'best' / 'recipe.yaml'}")
+        print(f"To write it: python -m evomerge merge {options.run / 'best' / 'recipe.yaml'} OUT")
+    elif order and (modelled or options.out is None):
+        print(f"Its recipe: {_again(options)}; then python -m evomerge merge FILE OUT")
+    if options.out is None and not modelled:
+        return 0
+    setup = _setup(options.run, run)
+    if modelled:
+        genome = _predicted(setup, run, preference, shown, measured.raw, bool(order))
+    else:
+        genome = _genome(run, measured.numbers[order[0]])
+    if options.out is not None and genome is not None:
+        recipe = setup.space.decode(genome)
+        write_atomic(options.out, recipe.to_yaml(model_identities(setup)))
+        print(f"Wrote {options.out}; to merge it: python -m evomerge merge {options.out} OUT")
+    return 0
+
+
+def read_measured(run: RunFiles, objectives: Sequence[Shown]) -> Measured:
+    """The front's points on held-out items, or all candidates on the search items.
+
+    Raises:
+        UserError: if there is none that keeps the study's constraints.
+    """
+    points = [p for p in front_points(run.results or {}, objectives) if p.test and not p.violation]
+    if points:
+        low, high = (
+            np.array([[np.nan if v is None else v for v in side] for side in sides])
+            for sides in ([p.low for p in points], [p.high for p in points])
+        )
+        return Measured(
+            tuple(p.name for p in points), tuple(p.candidate or 0 for p in points),
+            np.array([p.test for p in points], dtype=np.float64), low, high, "held-out test",
+            next((p.name for p in points if p.chosen), ""),
+        )  # fmt: skip
+    errors = {e["id"]: e.get("stderr") for e in run.events if e.get("event") == "result"}
+    found = [
+        (record, values)
+        for record in candidate_records(run.events)
+        if record.search == "search"
+        and record.feasible
+        and (values := read_values(objectives, record.values)) is not None
+    ]
+    if not found:
+        raise UserError.of(
+            "run directory", "no candidate with a result that keeps the constraints",
+            "at least one", "Let the study run on.",
+        )  # fmt: skip
+    raw = np.array([values for _, values in found], dtype=np.float64)
+    half = np.array([
+        error if error and len(error) == len(objectives) else [np.nan] * len(objectives)
+        for error in (errors.get(record.id) for record, _ in found)
+    ]) * _NORMAL  # fmt: skip
+    return Measured(
+        tuple(f"candidate {record.id}" for record, _ in found),
+        tuple(record.id for record, _ in found), raw, raw - half, raw + half, "search",
+    )  # fmt: skip
+
+
+def describe(
+    preference: Preference, shown: Sequence[Shown], measured: Measured, order: Sequence[int]
+) -> list[str]:
+    """The choice among measured merges, and why, in lines."""
+    count = len(measured.names)
+    head = f"{count} merge{'s' if count != 1 else ''} measured on {measured.split} items"
+    if measured.split == "search":
+        head += " (no proof on held-out items yet; these values are optimistic)"
+    lines = [f"{head}; objectives scaled to their range: {_weights(preference)}"]
+    if not order:
+        unkept = preference.unkept(measured.raw)
+        return [*lines, *_wrapped(f"No measured merge keeps {unkept}.")]
+    worst, best = ends(preference, measured.raw)
+    scores = preference.score(measured.raw, worst, best)
+    first = order[0]
+    if preference.bounds:
+        bounds = " and ".join(str(b) for b in preference.bounds)
+        lines.append(f"{len(order)} of them keep {bounds}")
+    lines.append(f"Choice: {measured.names[first]}, weighted sum {scores[first]:.3f}")
+    for place, objective in enumerate(shown):
+        value = float(measured.raw[first, place])
+        low, high = (float(side[first, place]) for side in (measured.low, measured.high))
+        interval = f" {objective.show_interval(low, high)}" if np.isfinite(low + high) else ""
+        top = float(best[place])
+        gap = f"the best of all has {objective.show(top)}" if value != top else "the best of all"
+        lines.append(f"  {objective.name:12} {objective.show(value)}{interval}; {gap}")
+    if len(order) > 1:
+        second = order[1]
+        lines.append(f"Runner-up: {measured.names[second]}, weighted sum {scores[second]:.3f}")
+        pairs = zip(shown, measured.raw[first], measured.raw[second], strict=True)
+        parts = [_against(o, float(own), float(other)) for o, own, other in pairs]
+        lines += _wrapped(f"  Against it, the choice is {', '.join(parts)}.")
+    return lines
+
+
+def _predicted(
+    setup: Setup,
+    run: RunFiles,
+    preference: Preference,
+    shown: Sequence[Shown],
+    raw: FloatArray,
+    measured: bool,
+) -> FloatArray | None:
+    """Prints what the surrogates would choose; returns its genome."""
+    if setup.goals.scalarize:
+        print("The surrogate is of one fitness, in which the objectives are combined.")
+        return None
+    surrogates = fitted(setup, run.events)
+    if surrogates is None:
+        print("There are no results to fit surrogates to.")
+        return None
+    genome, kept, unkept = maximise(preference, surrogates, *ends(preference, raw))
+    print()
+    if not kept:
+        if not measured:
+            raise _impossible(preference, raw, f"; nor does the surrogate know of one: {unkept}")
+        print("\n".join(_wrapped(f"The surrogate knows of no merge that keeps {unkept}.")))
+        return None
+    means, errors = surrogates.predict(genome[None])
+    count = len(surrogates.genomes)
+    print(f"Predicted from {count} results, in the sampled box, at no cost; not measured yet:")
+    for place, (objective, one) in enumerate(
+        zip(setup.goals.objectives, surrogates.objectives, strict=True)
+    ):
+        value, error = objective.sign * float(means[0, place]), float(errors[0, place])
+        error_text = shown[place].show(error, unit=False)
+        r2 = "never changed" if one.r2 is None else f"leave-one-out R2 {one.r2:.2f}"
+        print(
+            f"  {objective.name:12} {shown[place].show(value)} (standard error {error_text}; "
+            f"{one.kind}, {r2})"
+        )
+    for note in surrogates.notes:
+        print(f"  note: {note}")
+    names = [d.name for d in surrogates.domain.dimensions]
+    parts = [f"{name}={value:.3f}" for name, value in zip(names, genome, strict=True)]
+    print("\n".join(_wrapped(f"Genome: {', '.join(parts)}")))
+    items = sum(
+        len(task.items("search")) if (some := setup.items(0)[task.name]) is None else len(some)
+        for task in setup.search_tasks
+    )
+    seconds = _seconds(run)
+    cost = "" if seconds is None else f", about {seconds:.2g} s by the study's own times"
+    print(f"Verifying it on the search items would cost {items} items{cost}.")
+    return genome
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command that writes the recipe of the measured choice."""
+    bounds = [("--at-least", options.at_least), ("--at-most", options.at_most)]
+    given = [part for pair in bounds if pair[1] for part in pair]
+    parts = ["pick", str(options.run), "--prefer", options.prefer, *given, "--measured"]
+    return f"python -m evomerge {shlex.join(parts)} --out FILE"
+
+
+def _setup(run_dir: Path, run: RunFiles) -> Setup:
+    """The study's parts, from the config that it wrote."""
+    config = yaml.safe_load(run.config) if run.config else None
+    if not isinstance(config, dict):
+        raise UserError.of(
+            "run directory", f"no config.yaml in {run_dir}", "the one that the study wrote",
+            "Run the study's command again; it writes the file anew.",
+        )  # fmt: skip
+    return make_setup({**config, "run_dir": str(run_dir)})
+
+
+def _genome(run: RunFiles, number: int) -> FloatArray:
+    asked = [c for e in run.events if e.get("event") == "ask" for c in e["candidates"]]
+    return np.array(next(c["genome"] for c in asked if c["id"] == number), dtype=np.float64)
+
+
+def _seconds(run: RunFiles) -> float | None:
+    """Median time of a candidate, merge and answers."""
+    times = [mapping(e.get("seconds")) for e in run.events if e.get("status") == "ok"]
+    known = [t["merge"] + t["answer"] for t in times if {"merge", "answer"} <= t.keys()]
+    return float(np.median(known)) if known else None
+
+
+def _impossible(preference: Preference, raw: FloatArray, more: str = "") -> ConfigError:
+    unkept = preference.unkept(raw)
+    return ConfigError.of(
+        "--at-least" if any(b.at_least for b in preference.bounds) else "--at-most",
+        unkept + more, "bounds that a measured merge keeps", "Ask for less.",
+    )  # fmt: skip
+
+
+def _weights(preference: Preference) -> str:
+    pairs = zip(preference.objectives, preference.weights, strict=True)
+    return ", ".join(f"{o.name} {100 * w:.0f}%" for o, w in pairs)
+
+
+def _against(objective: Shown, own: float, other: float) -> str:
+    if own == other:
+        return f"the same in {objective.name}"
+    verb = "better" if objective.better(own, other) else "worse"
+    return f"{objective.show(abs(own - other), unit=False)} {verb} in {objective.name}"
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(text, 100, subsequent_indent=indent + "  ", break_on_hyphens=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m evomerge pick",
+        description="Chooses one merge of a study by weights and bounds, and says what it costs in "
+        "the other objectives. Starts no engine.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="a study's run_dir")
+    parser.add_argument(
+        "--prefer", required=True, metavar="NAME=WEIGHT[,...]",
+        help="how much objectives count; those that are not named count 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--at-least", default="", metavar="NAME=VALUE[,...]",
+        help="least values, in the objectives' own units (shares from 0 to 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--at-most", default="", metavar="NAME=VALUE[,...]",
+        help="greatest values, such as of tokens or seconds",
+    )  # fmt: skip
+    parser.add_argument("--measured", action="store_true", help="ask no surrogate")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the recipe is written")
+    return parser

@@ -1,0 +1,150 @@
+"""From a resolved config to running workers: how many, on what model, with what share."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.checkpoints.merger import Merger
+from evomerge.checkpoints.routing import fixed_depth
+from evomerge.errors import ConfigError
+from evomerge.executors.base import Executor
+from evomerge.executors.cores import available
+from evomerge.executors.template import TemplatedExecutor, write_template
+from evomerge.executors.worker import WorkerSpec
+from evomerge.recipe import Recipe
+from evomerge.setup import Config, make_space, task_nodes
+
+TEMPLATE = "template"
+"""In the run directory while engines run that are of another shape than the base."""
+
+
+def worker_spec(config: Config, plan: Plan, model: str | None = None) -> WorkerSpec:
+    """What each worker needs to start; `model` gives the engine its shape, by default the base."""
+    nodes = [*task_nodes(config).values(), *config["report_tasks"].values()]
+    tasks = {node["name"]: node for node in nodes}
+    engine = dict(config["engine"])
+    if config["trust_remote_code"]:
+        engine["args"] = {**engine["args"], "trust_remote_code": True}
+    return WorkerSpec(
+        engine,
+        model or config["models"]["base"],
+        tasks,
+        plan.threads,
+        int(config["seed"]),
+        plan.gpus > 0,
+    )
+
+
+def make_executor(config: Config) -> Executor:
+    """Starts the executor that the config names.
+
+    Where candidates have another shape than the base, the engines start on a template of that
+    shape, which is in the run directory until the executor is closed.
+
+    Raises:
+        ConfigError: for an unknown name or impossible numbers.
+        EngineError: if the engines cannot start.
+    """
+    merger = Merger()
+    recipe = template_recipe(config, merger)
+    if recipe is None:
+        return _started(config, config["models"]["base"])
+    folder = Path(config["run_dir"]) / TEMPLATE
+    write_template(recipe, merger, folder)
+    try:
+        return TemplatedExecutor(_started(config, str(folder)), folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _started(config: Config, model: str) -> Executor:
+    """The executor, with engines that are started on a model."""
+    node = config["executor"]
+    plan = plan_workers(config)
+    spec = worker_spec(config, plan, model)
+    if node["name"] == "serial":
+        from evomerge.executors.serial import SerialExecutor
+
+        return SerialExecutor(spec)
+    from evomerge.executors.ray import RayExecutor
+
+    return RayExecutor(spec, plan.workers, node["address"], plan.gpus, node["retries"])
+
+
+def template_recipe(config: Config, merger: Merger) -> Recipe | None:
+    """A merge of the shape that engines have to have; None if that is the base's.
+
+    Routes can be deeper than the base, and have the vocabulary of their first source.
+    """
+    if "depth" not in config["space"]:
+        return None
+    space: Any = make_space(config, merger)
+    recipe = space.decode(np.array([d.start for d in space.dimensions]))
+    if recipe.route is None:
+        return None
+    base = merger.checkpoint(config["models"]["base"])
+    depth = max(space.depth, base.layout.blocks)
+    route = fixed_depth(replace(recipe.route, depth=None), depth)
+    recipe = replace(recipe, route=route)
+    shapes = {part.name: part.shape for part in merger.assemble(recipe).parts}
+    return None if shapes == base.shapes else recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many workers there are, and what each of them gets."""
+
+    workers: int
+    threads: int
+    gpus: float
+
+
+def plan_workers(config: Config) -> Plan:
+    """Fills in what the executor's config leaves open.
+
+    Raises:
+        ConfigError: for an unknown executor or impossible numbers.
+    """
+    node = config["executor"]
+    if node["name"] not in ("serial", "ray"):
+        raise ConfigError.of(
+            "executor.name", repr(node["name"]), "serial or ray", "Use executor=serial or =ray."
+        )
+    least = {"workers": 1, "threads": 1, "gpus_per_worker": 0, "retries": 0}
+    for key, low in least.items():
+        if node[key] is not None and node[key] < low:
+            raise ConfigError.of(
+                f"executor.{key}", str(node[key]), f"at least {low}", "Correct it."
+            )
+    gpus = node["gpus_per_worker"]
+    found = _gpu_count(config)
+    if gpus is None:
+        gpus = 1.0 if found else 0.0
+    cores = len(available())
+    if node["name"] == "serial":
+        if node["workers"] not in (None, 1):
+            raise ConfigError.of(
+                "executor.workers", str(node["workers"]), "1 for the serial executor",
+                "Use executor=ray for several workers.",
+            )  # fmt: skip
+        workers = 1
+    elif node["workers"] is not None:
+        workers = node["workers"]
+    else:
+        workers = max(1, int(found / gpus)) if gpus else cores
+    return Plan(workers, node["threads"] or max(1, cores // workers), gpus)
+
+
+def _gpu_count(config: Config) -> int:
+    """GPUs of this machine that the engine may use."""
+    import torch
+
+    if config["engine"]["args"].get("device") == "cpu" or not torch.cuda.is_available():
+        return 0
+    return torch.cuda.device_count()
