@@ -74,9 +74,9 @@ class Optimizer(ABC):
             raise ConfigError.of(
                 "optimizer", f"{type(self).__name__} and {domain.objectives} objectives",
                 "an optimizer for several objectives, or one objective",
-                "Use nsga2, nsga3, tpe, gp, mm_mo, map, bayesian_map, nested_map, m2n2, map_elites, "
-                "random or sobol; or make one objective of them with scalarize=weighted_sum or "
-                "scalarize=chebyshev.",
+                "Use nsga2, nsga3, tpe, gp, mm_mo, map, bayesian_map, nested_map, m2n2, "
+                "map_elites, random or sobol; or make one objective of them with "
+                "scalarize=weighted_sum or scalarize=chebyshev.",
             )  # fmt: skip
         self.domain = domain
         self.dimensions = domain.dimensions
