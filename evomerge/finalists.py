@@ -70,7 +70,11 @@ def choose(search: Search, measure_all: Measure) -> Finalist | None:
 
 
 def _finalists(search: Search) -> list[Finalist]:
-    """Search's best trials, and its optimiser's recommendation."""
+    """Search's best trials, its optimiser's recommendation, and where a search of routes began.
+
+    That is the first source, which may itself be the result of a search: the choice is then at
+    least as good on validation items.
+    """
     count = search.setup.config["finalists"]
     trials = _ranked(search)[:count] if search.goals.pareto else search.best(count)
     timed = search.goals.reads(None, "seconds")
@@ -79,10 +83,15 @@ def _finalists(search: Search) -> list[Finalist]:
         for t in trials
     ]
     mean = search.optimizer.recommend()
-    if mean is not None and found and not timed:
-        recipe = search.space.decode(mean)
+    if not found or timed:
+        return found
+    start = np.array([d.start for d in search.space.dimensions])
+    more = [("mean", mean)] if mean is not None else []
+    more += [("start", start)] if search.space.decode(start).route is not None else []
+    for name, genome in more:
+        recipe = search.space.decode(genome)
         digest = recipe.digest(search.identities)
-        found.append(Finalist(f"{search.name} finalist mean", recipe, mean, digest))
+        found.append(Finalist(f"{search.name} finalist {name}", recipe, genome, digest))
     return found
 
 

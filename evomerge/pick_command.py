@@ -136,9 +136,12 @@ def read_measured(run: RunFiles, objectives: Sequence[Shown]) -> Measured:
         error if error and len(error) == len(objectives) else [np.nan] * len(objectives)
         for error in (errors.get(record.id) for record, _ in found)
     ]) * _NORMAL  # fmt: skip
+    shares = np.array([o.metric in ("score", "sparsity") for o in objectives])
+    floor, ceiling = np.where(shares, 0.0, -np.inf), np.where(shares, 1.0, np.inf)
     return Measured(
         tuple(f"candidate {record.id}" for record, _ in found),
-        tuple(record.id for record, _ in found), raw, raw - half, raw + half, "search",
+        tuple(record.id for record, _ in found), raw, np.maximum(raw - half, floor),
+        np.minimum(raw + half, ceiling), "search",
     )  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def _predicted(
             raise _impossible(preference, raw, f"; nor does the surrogate know of one: {unkept}")
         print("\n".join(_wrapped(f"The surrogate knows of no merge that keeps {unkept}.")))
         return None
-    means, errors = surrogates.predict(genome[None])
+    means, errors = surrogates.expect(genome[None])
     count = len(surrogates.genomes)
     print(f"Predicted from {count} results, in the sampled box, at no cost; not measured yet:")
     for place, (objective, one) in enumerate(

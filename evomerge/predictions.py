@@ -106,7 +106,7 @@ def surrogate_results(setup: Setup, goals: Goals, events: Sequence[Event]) -> di
         found = optimizer.model() if isinstance(optimizer, Modelled) else None
         if found is None or len(found.genomes) < found.unknowns:
             return
-        means, errors = found.predict(np.array([c["genome"] for c in event["candidates"]]))
+        means, errors = found.expect(np.array([c["genome"] for c in event["candidates"]]))
         for candidate, mean, error in zip(event["candidates"], means, errors, strict=True):
             forecasts[candidate["id"]] = mean, error
 

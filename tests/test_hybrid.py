@@ -61,6 +61,12 @@ def test_the_result_of_a_study_is_a_source_of_the_next(first: Path, tmp_path: Pa
     assert best.base == str(recipe) and best.route is not None
     assert {s.model for s in best.route.slots} <= {str(recipe), MATH}
     assert not (tmp_path / "a" / TEMPLATE).exists()
+    scores = {
+        e["name"]: e["scores"]["jp_math_tiny"]["validation"]["score"]
+        for e in journal(tmp_path / "a")
+        if e["event"] == "measure" and e["role"] == "finalist"
+    }
+    assert "search finalist start" in scores  # the first stage's own blocks may win
     again = run(tmp_path / "b", *hybrid(first, *few))
     for name in ("merge", "best merge"):
         assert found["models"][name]["scores"] == again["models"][name]["scores"]
@@ -69,7 +75,8 @@ def test_the_result_of_a_study_is_a_source_of_the_next(first: Path, tmp_path: Pa
 def test_a_genome_without_a_route_is_a_failed_candidate(first: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     few = (
-        "budget.candidates=6", "space.indicators=integer", "space.min_blocks=5", "optimizer=sobol", "space.repeats=1",
+        "budget.candidates=6", "space.indicators=integer", "space.min_blocks=5", "optimizer=sobol",
+        "space.repeats=1",
         "pool.check=false", "++task.test.limit=3", "finalists=1", "space.scale=null",
         "+objectives.quality.task=jp_math_tiny", "+objectives.cost.metric=blocks",
     )  # fmt: skip

@@ -59,7 +59,9 @@ def test_every_module_is_in_the_wheel(names):
     assert {f"evomerge/{m}" for m in source_files(ROOT / "evomerge", "*.py")} <= names
 
 
-@pytest.mark.parametrize("folder", ["report/assets", "zoo/adapters", "zoo/data", "zoo/models"])
+@pytest.mark.parametrize(
+    "folder", ["report/assets", "zoo/adapters", "zoo/data", "zoo/models", "zoo/skill_adapters"]
+)
 def test_data_is_in_the_wheel(names, folder):
     found = source_files(ROOT / "evomerge" / folder, "*")
     assert found

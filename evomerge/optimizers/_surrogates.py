@@ -29,6 +29,8 @@ class Surrogate:
         quadratic_r2: leave-one-out R2 of the quadratic, by which it was chosen or not.
         left_out: what is predicted for each observation without it, an `n` array.
         link: of the quadratic.
+        misfit: standard deviation of what is left of the leave-one-out errors of a quadratic
+            beyond the noise of the metric: how wrong it is where it has enough results.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Surrogate:
     quadratic_r2: float | None
     left_out: FloatArray
     link: str
+    misfit: float = 0.0
 
     def predict(self, domain: Domain, genomes: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Means and standard errors at `m x n` genomes, two `m` arrays."""
@@ -101,6 +104,12 @@ class Surrogates:
         """
         pairs = [s.predict(self.domain, genomes) for s in self.objectives]
         return np.column_stack([m for m, _ in pairs]), np.column_stack([e for _, e in pairs])
+
+    def expect(self, genomes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What `predict` says, with standard errors that hold the misfit of the models, too."""
+        means, errors = self.predict(genomes)
+        misfit = np.array([s.misfit for s in self.objectives])
+        return means, np.asarray(np.hypot(errors, misfit), dtype=np.float64)
 
     def means(self, genomes: FloatArray) -> FloatArray:
         """Means alone, an `m x objectives` array."""
@@ -173,10 +182,16 @@ class Fitting:
         found = Quadratic.fit(basis, link, genomes, values, stderr, self.items)
         own = r2(values, found.left_out)
         if own is not None and own >= self.gate:
-            return Surrogate("quadratic", found, own, own, found.left_out, link.kind)
+            misfit = _misfit(values - found.left_out, stderr)
+            return Surrogate("quadratic", found, own, own, found.left_out, link.kind, misfit)
         process = GaussianProcess(features(basis.domain, genomes), values)
         left_out = _left_out(process, features(basis.domain, genomes), values)
         return Surrogate("gp", process, r2(values, left_out), own, left_out, link.kind)
+
+
+def _misfit(errors: FloatArray, stderr: FloatArray) -> float:
+    """Standard deviation of leave-one-out errors beyond the noise, whose own is `stderr`."""
+    return float(np.sqrt(max(0.0, float(np.mean(errors**2) - np.mean(stderr**2)))))
 
 
 def read_fitting(

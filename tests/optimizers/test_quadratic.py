@@ -235,6 +235,25 @@ def test_standard_errors_cover():
     assert 0.85 < np.mean(hits) < 0.99
 
 
+def test_expected_errors_hold_the_misfit():
+    """Where the truth is no quadratic, two standard errors hold it all the same."""
+    domain, truth = box(3), quadratic(3)
+    genomes, rng = points(domain, 60), np.random.default_rng(1)
+    new = np.random.default_rng(2).uniform(-0.25, 1.25, (400, 3))
+
+    def bent(c):
+        return truth(c) + 0.5 * np.sin(6 * c).sum(axis=1)
+
+    noisy = bent(genomes) + 0.1 * rng.normal(size=60)
+    model = fit(domain, records(genomes, noisy, stderr=0.1), gate=-100.0)
+    mean, error = model.expect(new)
+    far = np.abs(mean[:, 0] - bent(new))
+    assert 0.88 < np.mean(far < 2 * error[:, 0]) <= 1.0
+    assert np.mean(far < 2 * model.predict(new)[1][:, 0]) < 0.85
+    right = fit(domain, records(genomes, truth(genomes) + 0.1 * rng.normal(size=60), stderr=0.1))
+    np.testing.assert_allclose(right.expect(new)[1], right.predict(new)[1], atol=0.05)
+
+
 # --- surrogates --------------------------------------------------------------------------------
 
 
