@@ -21,9 +21,14 @@ def niche_weights(scores: FloatArray, alpha: float) -> FloatArray:
         scores: S.
         alpha: how strongly an item is shared; 0: not at all.
     """
-    crowd = scores.sum(axis=0) ** alpha  # z_j ** alpha, z_j = sum_k S_kj
-    crowd[crowd == 0] = 1.0  # 0 -> 1; the power, since that of a tiny number may be 0
-    return np.asarray(scores.max(axis=0) / crowd, dtype=np.float64)  # c_j / z_j ** alpha
+    return _shared(scores.sum(axis=0), scores.max(axis=0), alpha)
+
+
+def _shared(crowd: FloatArray, capacity: FloatArray, alpha: float) -> FloatArray:
+    """c_j / z_j ** alpha of z_j = sum_k S_kj and c_j, `J` arrays."""
+    powers = crowd**alpha
+    powers[powers == 0] = 1.0  # 0 -> 1; the power, since that of a tiny number may be 0
+    return np.asarray(capacity / powers, dtype=np.float64)
 
 
 def fitness(scores: FloatArray, weights: FloatArray) -> FloatArray:
@@ -77,6 +82,9 @@ def draw(chances: FloatArray, uniform: float, but: int | None = None) -> int:
 class Archive:
     """Members and their scores; the least fit leaves when there is one too many.
 
+    As long as all scores are 0 or 1, z is kept up to date instead of summed anew: whole numbers
+    add up without rounding, so that the shares are the same to the last bit.
+
     Attributes:
         capacity: P.
         alpha: how strongly an item is shared.
@@ -95,6 +103,7 @@ class Archive:
         self.numbers: list[int] = []
         self._rows = np.zeros((capacity + 1, 0))  # a row more than members stay, for the newcomer
         self._room = np.empty_like(self._rows)
+        self._crowd: FloatArray | None = None  # z, where all scores are 0 or 1
         self._weights: FloatArray | None = None
         self._fitness: FloatArray | None = None
 
@@ -119,12 +128,18 @@ class Archive:
         if scores is not None and self._rows.shape[1] != len(scores):
             self._rows = np.zeros((self.capacity + 1, len(scores)))  # those before had zeros
             self._room = np.empty_like(self._rows)
+            self._crowd = np.zeros(len(scores))
         self._rows[len(self)] = 0.0 if scores is None else scores
         self.numbers.append(number)
         self._weights = self._fitness = None
+        if self._crowd is not None and scores is not None:
+            binary = bool(((scores == 0) | (scores == 1)).all())
+            self._crowd = self._crowd + scores if binary else None
         if len(self) <= self.capacity:
             return None
         worst = self._least()
+        if self._crowd is not None:
+            self._crowd -= self._rows[worst]
         gone, self.numbers[worst] = self.numbers[worst], self.numbers[-1]
         self._rows[worst] = self._rows[-1]
         self.numbers.pop()
@@ -142,22 +157,33 @@ class Archive:
             their numbers.
         """
         if self._weights is None or self._fitness is None:
-            self._weights = niche_weights(self.scores, self.alpha)
+            self._weights = self._shares()
             self._fitness = fitness(self.scores, self._weights)
         one = draw(self._fitness, first)  # p1 ~ fit / sum(fit)
         pull = self._fitness
         if attracted:
-            pull = attraction(self.scores, self._weights, one, self._room[: len(self)])
+            pull = self._attraction(one, self._weights)
             if not pull.any():
                 pull = self._fitness
         other = draw(pull, second, but=one)  # p2 ~ g / sum(g)
         return self.numbers[one], self.numbers[other]
+
+    def _shares(self) -> FloatArray:
+        """`niche_weights` of the members."""
+        if self._crowd is None:
+            return niche_weights(self.scores, self.alpha)
+        return _shared(self._crowd, np.minimum(self._crowd, 1.0), self.alpha)
+
+    def _attraction(self, one: int, weights: FloatArray) -> FloatArray:
+        """`attraction` to a member; of scores of 0 and 1 by what the items it lacks are worth."""
+        if self._crowd is None:
+            return attraction(self.scores, weights, one, self._room[: len(self)])
+        return fitness(self.scores, weights * (1.0 - self.scores[one]))
 
     def _least(self) -> int:
         """argmin_k sum_j E_kj c_j / z_j ** alpha over the archive with the child, E.
 
         Of equals the oldest, so that the archive goes on changing where nothing gets better.
         """
-        everyone = self.scores
-        fit = fitness(everyone, niche_weights(everyone, self.alpha))
+        fit = fitness(self.scores, self._shares())
         return min(np.flatnonzero(fit == fit.min()), key=lambda k: self.numbers[k])

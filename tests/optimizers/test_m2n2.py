@@ -145,6 +145,22 @@ class TestArchive:
             rows = dict(zip(archive.numbers, archive.scores, strict=True))
             assert all(np.array_equal(rows[n], row) for n, row in members)
 
+    @given(st.integers(0, 1000), ALPHAS, st.booleans())
+    def test_sums_that_are_kept_are_those_made_anew(self, seed, alpha, mixed):
+        """Scores of 0 and 1, into which another one may come, against the equations."""
+        rng = np.random.default_rng(seed)
+        archive = niches.Archive(4, alpha)
+        for number in range(15):
+            row = rng.integers(0, 2, 7).astype(float)
+            row[0] = 0.5 if mixed and number == 8 else row[0]
+            archive.insert(number, None if number == 5 else row)
+            weights = niches.niche_weights(archive.scores, alpha)
+            np.testing.assert_array_equal(archive._shares(), weights)
+            for one in range(len(archive)):
+                pull = shares(np.array(archive.scores), alpha)
+                pull = np.maximum(pull - pull[one], 0).sum(axis=1)
+                np.testing.assert_allclose(archive._attraction(one, weights), pull, atol=1e-12)
+
     def test_scores_that_are_not_known_count_as_zeros(self):
         archive = niches.Archive(2, 1.0)
         assert archive.insert(0, None) is None
