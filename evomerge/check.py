@@ -33,11 +33,12 @@ from evomerge.setup import (
     make_space,
     make_task,
     optimizer_name,
+    search_domain,
     task_nodes,
 )
 from evomerge.space import SearchSpace
 from evomerge.types import SPLITS
-from evomerge.warm_start import read_start
+from evomerge.warm_start import Start, read_start
 
 Tell = Callable[[str], None]
 
@@ -310,7 +311,6 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         lambda: build(config["estimator"], "estimator"),
         lambda: PoolSettings.of(config["pool"]),
     ]
-    domain = Domain((Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1),))
     space: SearchSpace | None = None
     if config.get("_absent"):
         tell("note: the search space is checked when the models are here")
@@ -318,11 +318,7 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         parts.append(lambda: control_recipes(config))
         try:
             space = make_space(config, merger)
-            domain = Domain(
-                space.dimensions, anchors=space.anchors(), sparsity=space.sparsity,
-                seeds=getattr(space, "seeds", 0),
-            )  # fmt: skip
-            tell(f"search: {len(domain)} dimensions")
+            tell(f"search: {len(space.dimensions)} dimensions")
         except UserError as error:
             yield from error.problems
     try:
@@ -334,10 +330,8 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
         if space is not None:
             known = space
             parts.append(lambda: check_traits(known, goals))
-        domain = replace(domain, objectives=goals.count, constraints=len(goals.constraints))
         tell(_described(goals))
-    whole = space is not None and not config["pool"]["prune"]  # pruning changes the space
-    parts.append(lambda: _optimizer(config, domain, goals, space if whole else None, tell))
+    parts.append(lambda: _optimizer(config, goals, space, tell))
     for part in parts:
         try:
             part()
@@ -345,22 +339,28 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
             yield from error.problems
 
 
-def _optimizer(
-    config: Config, domain: Domain, goals: Goals | None, space: SearchSpace | None, tell: Tell
-) -> None:
-    """The optimiser and what it asks of the rest; the space is None where it is not known yet."""
-    optimizer: Optimizer = build(config["optimizer"], "optimizer", domain=domain, seed=0)
-    if goals is None:
-        return
-    estimator = None
-    with contextlib.suppress(UserError):  # it is checked apart
-        estimator = build(config["estimator"], "estimator")
-    if estimator is not None:
-        check_item_scores(optimizer_name(config), optimizer, goals, estimator)
-    if space is not None:
+def _optimizer(config: Config, goals: Goals | None, space: SearchSpace | None, tell: Tell) -> None:
+    """The optimiser and what it asks of the rest; a space or goals at fault are None."""
+    start = Start()
+    domain = Domain((Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1),))
+    if goals is not None:
+        domain = replace(domain, objectives=goals.count, constraints=len(goals.constraints))
+    whole = space is not None and not config["pool"]["prune"]  # pruning changes the space
+    if goals is not None and space is not None and whole:
         start = read_start(config["warm_start"], space, goals)
         if start.said:
             tell(f"warm start: {start.said}")
+    if goals is not None and space is not None:
+        nodes = task_nodes(config).values()
+        weights = {str(node["name"]): node.get("loglik_weight", 0.0) for node in nodes}
+        domain = search_domain(space, goals, start, weights)
+    optimizer: Optimizer = build(config["optimizer"], "optimizer", domain=domain, seed=0)
+    estimator = None
+    with contextlib.suppress(UserError):  # it is checked apart
+        estimator = build(config["estimator"], "estimator")
+    if estimator is not None and goals is not None:
+        check_item_scores(optimizer_name(config), optimizer, goals, estimator)
+    if whole:
         check_candidates(optimizer, config["budget"]["candidates"], start)
 
 

@@ -126,9 +126,9 @@ class Goals:
         """Whether an objective or a constraint looks at a metric."""
         return (task, metric) in self._read()
 
-    def item_tasks(self) -> set[str]:
-        """Names of the tasks whose item scores the objectives are made of."""
-        return {o.task for o in self.objectives if o.task and o.metric in ("score", "loglik")}
+    def by_item(self) -> tuple[Objective, ...]:
+        """The objectives that are means over items."""
+        return tuple(o for o in self.objectives if o.metric in ("score", "loglik"))
 
     def ranges(self, loglik_weights: Mapping[str, float]) -> tuple[tuple[float, float], ...]:
         """Bounds of each value that the optimiser is told; empty where objectives are scalarised.
@@ -213,16 +213,34 @@ class Goals:
         return replace(self, constraints=tuple(constraints))
 
 
-def item_values(scores: Sequence[ItemScores], loglik_weights: Sequence[float]) -> FloatArray:
-    """What a candidate has of each item, at least 0: its score, and a share of the likelihood.
+def item_values(
+    objectives: Sequence[Objective],
+    scores: Sequence[ItemScores],
+    loglik_weights: Mapping[str, float],
+) -> FloatArray:
+    """What a candidate has of each item, at least 0, of objectives one after the other.
 
-    The value of an item is `score + weight * exp(loglik)`, with the mean log-likelihood a token
-    (nats) of the right answer, of tasks one after the other; an `n` array.
+    Of a score the value of an item is `score + weight * exp(loglik)`, with the mean
+    log-likelihood a token (nats) of the right answer; of a log-likelihood `exp(loglik)`.
+
+    Args:
+        objectives: means over items that are maximised.
+        scores: one a task, in any order.
+        loglik_weights: by task, the weight that the log-likelihood has beside the score.
+
+    Returns:
+        an `n` array.
     """
+    found = {part.task: part for part in scores}
     parts = []
-    for part, weight in zip(scores, loglik_weights, strict=True):
-        values = np.asarray(part.scores, dtype=np.float64)
-        parts.append(values + weight * np.exp(part.logliks) if weight else values)
+    for objective in objectives:
+        part = found[objective.task or ""]
+        weight = loglik_weights.get(part.task, 0.0)
+        plain = np.asarray(part.scores, dtype=np.float64)
+        if objective.metric == "loglik":
+            parts.append(np.exp(part.logliks))
+        else:
+            parts.append(plain + weight * np.exp(part.logliks) if weight else plain)
     return np.concatenate(parts)
 
 

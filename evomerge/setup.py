@@ -23,6 +23,7 @@ from evomerge.executors.worker import Request
 from evomerge.objectives import Goals, item_values, read_goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Source
+from evomerge.route_checks import check_routes
 from evomerge.seeds import derive
 from evomerge.space import SearchSpace
 from evomerge.types import FloatArray, ItemScores, Task
@@ -82,16 +83,12 @@ class Setup:
     @property
     def domain(self) -> Domain:
         """What the study's optimiser searches."""
-        begun = self.start.begin(self.space.dimensions)
-        return Domain(
-            begun,
-            self.goals.count,
-            len(self.goals.constraints),
-            (*self.start.anchors, *self.space.anchors()),
-            self.space.sparsity,
-            ranges=self.goals.ranges({t.name: t.loglik_weight for t in self.search_tasks}),
-            seeds=getattr(self.space, "seeds", 0),
-        )
+        return search_domain(self.space, self.goals, self.start, self.loglik_weights)
+
+    @property
+    def loglik_weights(self) -> dict[str, float]:
+        """By task of the search, the weight of the log-likelihood beside the score."""
+        return {task.name: task.loglik_weight for task in self.search_tasks}
 
     def traits(self, space: SearchSpace, genome: FloatArray) -> dict[str, float]:
         """Metrics of a genome that need no model to be run, by name."""
@@ -126,15 +123,8 @@ class Setup:
         return {part.task: pair for part, pair in zip(scores, pairs, strict=True)}
 
     def item_values(self, scores: Sequence[ItemScores]) -> FloatArray:
-        """What a candidate has of each item of the tasks that the objectives score.
-
-        Args:
-            scores: one a search task, in any order.
-        """
-        wanted = self.goals.item_tasks()
-        found = {part.task: part for part in scores if part.task in wanted}
-        tasks = [task for task in self.search_tasks if task.name in wanted]
-        return item_values([found[t.name] for t in tasks], [t.loglik_weight for t in tasks])
+        """What a candidate has of each item of the objectives; see `item_values`."""
+        return item_values(self.goals.by_item(), scores, self.loglik_weights)
 
     def wants_loglik(self, task: Task) -> bool:
         """Whether right answers of a task are scored, too."""
@@ -161,9 +151,31 @@ def make_setup(config: Config) -> Setup:
     setup = replace(setup, start=read_start(config["warm_start"], space, goals))
     optimizer = make_optimizer(setup, config["optimizer"], "optimizer")
     check_item_scores(optimizer_name(config), optimizer, goals, estimator)
-    check_candidates(optimizer, config["budget"]["candidates"], setup.start)
+    check_candidates(optimizer, _affordable(setup), setup.start)
     control_recipes(config)
     return setup
+
+
+def search_domain(
+    space: SearchSpace, goals: Goals, start: Start, loglik_weights: Mapping[str, float]
+) -> Domain:
+    """What an optimiser searches.
+
+    Args:
+        space: what may vary.
+        goals: objectives and constraints.
+        start: where an earlier study or recipes let it begin.
+        loglik_weights: by task, the weight of the log-likelihood beside the score.
+    """
+    return Domain(
+        start.begin(space.dimensions),
+        goals.count,
+        len(goals.constraints),
+        (*start.anchors, *space.anchors()),
+        space.sparsity,
+        ranges=goals.ranges(loglik_weights),
+        seeds=getattr(space, "seeds", 0),
+    )
 
 
 def task_nodes(config: Config) -> dict[str, Any]:
@@ -249,7 +261,8 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
     """Builds the search space over the pool's layer groups.
 
     Raises:
-        ConfigError: for a key at fault, and for bounds that the operator does not take.
+        ConfigError: for a key at fault, for bounds that the operator does not take, and for
+            routes that one engine cannot hold.
     """
     models = config["models"]
     layout = merger.checkpoint(models["base"], "models.base").layout
@@ -275,6 +288,8 @@ def make_space(config: Config, merger: Merger) -> SearchSpace:
             recipe = space.decode(genome)
             check_recipe(recipe, strict=True)
             merger.assemble(recipe)
+    with _named("space"):
+        check_routes(space, models["base"], merger)
     return space
 
 
@@ -299,7 +314,13 @@ def check_item_scores(name: str, optimizer: Optimizer, goals: Goals, estimator: 
     """
     if not optimizer.uses_item_scores:
         return
-    if not goals.item_tasks():
+    lowered = [o.name for o in goals.by_item() if o.sign < 0]
+    if lowered:
+        raise ConfigError.of(
+            f"objectives.{lowered[0]}.goal", f"minimize; {name} lets candidates compete for items",
+            "maximize for a score or a log-likelihood", "Change it, or use another optimizer.",
+        )  # fmt: skip
+    if not goals.by_item():
         raise ConfigError.of(
             "objectives", f"no objective with a score of each item, which {name} needs",
             "at least one objective whose metric is score or loglik",
@@ -338,6 +359,20 @@ def check_candidates(optimizer: Optimizer, budget: int | None, start: Start) -> 
         raise ConfigError.of(
             "budget.candidates", str(budget), f"at least {least}: {reason}", remedy
         )
+
+
+def _affordable(setup: Setup) -> int | None:
+    """How many candidates the budget bears; None without a limit that says so."""
+    budget = setup.config["budget"]
+    bounds = [budget["candidates"]]
+    if budget["item_evaluations"] is not None:
+        chosen = setup.items(0)
+        items = sum(
+            len(task.items("search")) if (some := chosen[task.name]) is None else len(some)
+            for task in setup.search_tasks
+        )
+        bounds.append(budget["item_evaluations"] // items)
+    return min((b for b in bounds if b is not None), default=None)
 
 
 def optimizer_name(config: Config) -> str:

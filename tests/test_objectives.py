@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.objectives import Goals, measure, read_goals
+from evomerge.objectives import Goals, item_values, measure, read_goals
 from evomerge.types import ItemScores
 
 
@@ -148,6 +148,29 @@ def test_log_likelihoods_are_read_only_where_asked_for():
     wanted = goals(objectives={"l": {"task": "a", "metric": "loglik"}, "b": {"task": "b"}})
     assert wanted.wants_loglik("a") and not wanted.wants_loglik("b")
     assert wanted.fitness(measure(with_logliks)).values == (-1.5, 0.5)
+
+
+def test_items_count_with_what_the_objectives_read_of_them():
+    parts = (part("a", [1, 0], logliks=[-1.0, -2.0]), SCORES[1])
+    both = goals(objectives={"l": {"task": "a", "metric": "loglik"}, "b": {"task": "b"}})
+    found = item_values(both.by_item(), parts[::-1], {"a": 0.0})
+    np.testing.assert_allclose(found, [math.exp(-1), math.exp(-2), 0, 0.5, 1, 0.5])
+    found = item_values(goals().by_item(), parts, {"a": 0.1, "b": 0.0})
+    expected = [1 + 0.1 * math.exp(-1), 0.1 * math.exp(-2), 0, 0.5, 1, 0.5]
+    np.testing.assert_allclose(found, expected)
+    tokens = goals(objectives={"t": {"task": "a", "metric": "tokens"}, "b": {"task": "b"}})
+    assert [o.name for o in tokens.by_item()] == ["b"]
+
+
+def test_ranges_are_those_of_what_the_optimizer_maximises():
+    nodes = {
+        "a": {"task": "a"}, "less": {"task": "b", "goal": "minimize"},
+        "sure": {"task": "a", "metric": "loglik"}, "short": {"task": "a", "metric": "tokens"},
+    }  # fmt: skip
+    found = goals(objectives=nodes).ranges({"b": 0.1})
+    inf = math.inf
+    assert found == ((0.0, 1.0), (-1.0, inf), (-inf, 0.0), (-inf, 0.0))
+    assert goals(scalarize="chebyshev").ranges({}) == ()
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path):
             ("+objectives.short={task: jp_math_tiny, metric: tokens, goal: minimize}",),
             "a score of each item",
         ),
+        (("+objectives.a={task: jp_math_tiny, goal: minimize}",), "compete for items"),
         (("optimizer=cma_es",), "m2n2"),
         (("optimizer=gp",), "m2n2"),
         (("space.angle=acute",), "segment or global"),
