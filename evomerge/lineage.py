@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,14 @@ class Lineage:
         seeds: names of the seeds.
         shares: of each seed at `POSITIONS` places along the flattened parameters of each member,
             by member number; each `POSITIONS x K`.
+        note: how the root was found, where nobody named it and the study did not choose it.
     """
 
     root: int
     members: Mapping[int, Member]
     seeds: tuple[str, ...]
     shares: Mapping[int, FloatArray]
+    note: str = ""
 
     def name(self, number: int) -> str:
         """What a member is called: a seed by its name, another by its candidate's number."""
@@ -76,7 +78,8 @@ def read_lineage(run: Path, candidate: int | None = None) -> Lineage:
 
     Args:
         run: directory of a study.
-        candidate: its number; None for the chosen merge, or the best so far.
+        candidate: its number; None for the chosen merge, or the best so far: the largest fitness
+            that keeps the constraints, of several objectives the first one's.
 
     Raises:
         JournalError: if there is no journal, or it is damaged.
@@ -102,8 +105,10 @@ def read_lineage(run: Path, candidate: int | None = None) -> Lineage:
     if candidate is None:
         ended = [e["best"] for e in events if e["event"] == "end"]
         candidate = digests.get(ended[-1]) if ended else None
+    note = ""
     if candidate is None:
-        candidate = _best(study, searches["search"])
+        candidate = _best([results[m.id] for m in searches["search"].values() if m.values])
+        note = "" if candidate is None else _by_what(study, results[candidate])
     everyone = {m.id: members for members in searches.values() for m in members.values()}
     if candidate not in everyone:
         raise ConfigError.of(
@@ -112,7 +117,7 @@ def read_lineage(run: Path, candidate: int | None = None) -> Lineage:
         )  # fmt: skip
     members = everyone[candidate]
     [root] = [number for number, m in members.items() if m.id == candidate]
-    return _lineage(root, members, _seeds(study))
+    return replace(_lineage(root, members, _seeds(study)), note=note)
 
 
 def tree(lineage: Lineage) -> str:
@@ -138,7 +143,8 @@ def tree(lineage: Lineage) -> str:
             last = i == 0
             step, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
             waiting.append((parent, behind + step, behind + rest))
-    return "\n".join([*lines, "", *_composition(lineage)])
+    note = [lineage.note] if lineage.note else []
+    return "\n".join([*lines, *note, "", *_composition(lineage)])
 
 
 def _member(candidate: Mapping[str, Any], result: Mapping[str, Any] | None) -> Member:
@@ -155,12 +161,22 @@ def _seeds(study: Mapping[str, Any]) -> tuple[str, ...]:
     return (*first, *(k.removeprefix(key) for k in study["matter"] if k.startswith(key)))
 
 
-def _best(study: Mapping[str, Any], members: Mapping[int, Member]) -> int | None:
-    """The candidate with the best value of the first objective so far."""
-    first = study["objectives"][0]
-    sign = 1.0 if first["goal"] == "maximize" else -1.0
-    told = {m.id: m.values[first["name"]] for m in members.values() if m.values is not None}
-    return max(told, key=lambda number: sign * told[number]) if told else None
+def _best(told: Sequence[Mapping[str, Any]]) -> int | None:
+    """The best of successful results, as a search ranks them; the earlier one of equals."""
+    rank = {}
+    for result in told:
+        violation = sum(max(0.0, c) for c in result.get("constraints", ()))
+        rank[int(result["id"])] = -violation, float(result["fitness"][0])
+    return max(rank, key=lambda number: rank[number], default=None)
+
+
+def _by_what(study: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """What makes a result the best so far, in words."""
+    count = len(best["fitness"])
+    first = printable(str(study["objectives"][0]["name"]))
+    by = f" by {first} alone, the first of {count} objectives" if count > 1 else ""
+    broken = any(c > 0 for c in best.get("constraints", ()))
+    return f"{best['id']} is the best so far{by}{'; none keeps the constraints' * broken}"
 
 
 def _lineage(root: int, members: Mapping[int, Member], seeds: tuple[str, ...]) -> Lineage:

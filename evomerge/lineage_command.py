@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def lineage_command(arguments: Sequence[str]) -> int:
     """Runs the verb; returns the exit code.
 
     Raises:
-        UserError: for a directory or a candidate that has no lineage.
+        UserError: for a directory or a candidate that has no lineage, and a file that cannot be
+            written.
     """
     parser = argparse.ArgumentParser(
         "python -m evomerge lineage",
@@ -39,14 +41,32 @@ def lineage_command(arguments: Sequence[str]) -> int:
         help="write the pedigree and the seeds' shares along the parameters as a picture",
     )  # fmt: skip
     options = parser.parse_args(list(arguments))
+    if options.out is not None:
+        check_out(options.out)
     lineage = read_lineage(options.run, options.candidate)
     print(tree(lineage))
     if options.out is not None:
-        if not options.out.absolute().parent.is_dir():
-            raise ConfigError.of(
-                "--out", str(options.out), "a file in a directory that exists",
-                "Make the directory first, or name another.",
-            )  # fmt: skip
         write_atomic(options.out, lineage_svg(lineage))
         print(f"\n{options.out}")
     return 0
+
+
+def check_out(out: Path) -> None:
+    """Checks that a file can be written where `--out` says.
+
+    Raises:
+        ConfigError: if its directory is missing or read-only, or it is a directory itself.
+    """
+    folder = out.absolute().parent
+    found = ""
+    if out.is_dir():
+        found = f"{out}, a directory"
+    elif not folder.is_dir():
+        found = str(out)
+    elif not os.access(folder, os.W_OK):
+        found = f"{out}, in a directory that is read-only"
+    if found:
+        raise ConfigError.of(
+            "--out", found, "a file in a directory that exists",
+            "Make the directory first, or name another.",
+        )  # fmt: skip

@@ -14,6 +14,8 @@ import yaml
 
 from evomerge.errors import ConfigError, UserError
 from evomerge.journal import write_atomic
+from evomerge.lineage_command import check_out
+from evomerge.markdown import printable
 from evomerge.objectives import Objective
 from evomerge.picking import Preference, ends, maximise, ranked, read_preference
 from evomerge.predictions import fitted
@@ -31,7 +33,8 @@ _WITH_SURROGATES = ("map", "bayesian_map", "nested_map")
 EPILOG = """\
 The weights count objectives that go from 0 (the worst value on the front) to 1 (the best).
 A study by map, bayesian_map or nested_map is answered from its surrogates, too: they may know of a
-better merge than any that was measured. --out then writes that one.
+better merge than any that was measured. --out then writes that one, and the measured choice where
+they know of none.
 
 example:
   python -m evomerge pick runs/map_tiny/seed0 --prefer math=2,polite=1 --at-least sort=0.5
@@ -64,6 +67,8 @@ class Measured:
 def pick_command(arguments: Sequence[str]) -> int:
     """Runs the verb with its arguments; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.out is not None:
+        check_out(options.out)
     run = read_run(options.run)
     shown = read_objectives(run.results or {}, run.study)
     objectives = tuple(
@@ -90,11 +95,14 @@ def pick_command(arguments: Sequence[str]) -> int:
     if options.out is None and not modelled:
         return 0
     setup = _setup(options.run, run)
+    genome = None
     if modelled:
         genome = _predicted(setup, run, preference, shown, measured.raw, bool(order))
-    else:
-        genome = _genome(run, measured.numbers[order[0]])
-    if options.out is not None and genome is not None:
+    if options.out is not None:
+        if genome is None:
+            genome = _genome(run, measured.numbers[order[0]])
+            if modelled:
+                print(f"What is written is the measured choice, {measured.names[order[0]]}.")
         recipe = setup.space.decode(genome)
         write_atomic(options.out, recipe.to_yaml(model_identities(setup)))
         print(f"Wrote {options.out}; to merge it: python -m evomerge merge {options.out} OUT")
@@ -107,16 +115,21 @@ def read_measured(run: RunFiles, objectives: Sequence[Shown]) -> Measured:
     Raises:
         UserError: if there is none that keeps the study's constraints.
     """
-    points = [p for p in front_points(run.results or {}, objectives) if p.test and not p.violation]
+    # A point without a number has no genome in the journal, from which its recipe is made.
+    points = [
+        (p, p.candidate)
+        for p in front_points(run.results or {}, objectives)
+        if p.test and not p.violation and p.candidate is not None
+    ]
     if points:
         low, high = (
             np.array([[np.nan if v is None else v for v in side] for side in sides])
-            for sides in ([p.low for p in points], [p.high for p in points])
+            for sides in ([p.low for p, _ in points], [p.high for p, _ in points])
         )
         return Measured(
-            tuple(p.name for p in points), tuple(p.candidate or 0 for p in points),
-            np.array([p.test for p in points], dtype=np.float64), low, high, "held-out test",
-            next((p.name for p in points if p.chosen), ""),
+            tuple(printable(p.name) for p, _ in points), tuple(number for _, number in points),
+            np.array([p.test for p, _ in points], dtype=np.float64), low, high, "held-out test",
+            next((printable(p.name) for p, _ in points if p.chosen), ""),
         )  # fmt: skip
     errors = {e["id"]: e.get("stderr") for e in run.events if e.get("event") == "result"}
     found = [
@@ -170,7 +183,8 @@ def describe(
         interval = f" {objective.show_interval(low, high)}" if np.isfinite(low + high) else ""
         top = float(best[place])
         gap = f"the best of all has {objective.show(top)}" if value != top else "the best of all"
-        lines.append(f"  {objective.name:12} {objective.show(value)}{interval}; {gap}")
+        name = printable(objective.name)
+        lines.append(f"  {name:12} {objective.show(value)}{interval}; {gap}")
     if len(order) > 1:
         second = order[1]
         lines.append(f"Runner-up: {measured.names[second]}, weighted sum {scores[second]:.3f}")
@@ -188,15 +202,24 @@ def _predicted(
     raw: FloatArray,
     measured: bool,
 ) -> FloatArray | None:
-    """Prints what the surrogates would choose; returns its genome."""
-    if setup.goals.scalarize:
-        print("The surrogate is of one fitness, in which the objectives are combined.")
-        return None
-    surrogates = fitted(setup, run.events)
+    """Prints what the surrogates would choose; returns its genome, None if they know of none.
+
+    Raises:
+        ConfigError: if no measured merge keeps the bounds, and they know of none that does.
+    """
+    surrogates = None if setup.goals.scalarize else fitted(setup, run.events)
     if surrogates is None:
-        print("There are no results to fit surrogates to.")
+        why = "there are no surrogates of its results"
+        if setup.goals.scalarize:
+            why = "the surrogate is of one fitness, in which the objectives are combined"
+        if not measured:
+            raise _impossible(preference, raw, f"; {why}")
+        print(f"{why[0].upper()}{why[1:]}.")
         return None
-    genome, kept, unkept = maximise(preference, surrogates, *ends(preference, raw))
+    names = [c.name for c in setup.goals.constraints]
+    genome, kept, unkept = maximise(
+        preference, surrogates, *ends(preference, raw), constraints=names
+    )
     print()
     if not kept:
         if not measured:
@@ -213,12 +236,12 @@ def _predicted(
         error_text = shown[place].show(error, unit=False)
         r2 = "never changed" if one.r2 is None else f"leave-one-out R2 {one.r2:.2f}"
         print(
-            f"  {objective.name:12} {shown[place].show(value)} (standard error {error_text}; "
-            f"{one.kind}, {r2})"
+            f"  {printable(objective.name):12} {shown[place].show(value)} "
+            f"(standard error {error_text}; {one.kind}, {r2})"
         )
     for note in surrogates.notes:
         print(f"  note: {note}")
-    names = [d.name for d in surrogates.domain.dimensions]
+    names = [printable(d.name) for d in surrogates.domain.dimensions]
     parts = [f"{name}={value:.3f}" for name, value in zip(names, genome, strict=True)]
     print("\n".join(_wrapped(f"Genome: {', '.join(parts)}")))
     items = sum(
@@ -240,19 +263,38 @@ def _again(options: argparse.Namespace) -> str:
 
 
 def _setup(run_dir: Path, run: RunFiles) -> Setup:
-    """The study's parts, from the config that it wrote."""
-    config = yaml.safe_load(run.config) if run.config else None
-    if not isinstance(config, dict):
-        raise UserError.of(
-            "run directory", f"no config.yaml in {run_dir}", "the one that the study wrote",
-            "Run the study's command again; it writes the file anew.",
-        )  # fmt: skip
-    return make_setup({**config, "run_dir": str(run_dir)})
+    """The study's parts, from the config that it wrote.
+
+    Raises:
+        UserError: if that is missing or damaged, and as in `make_setup`.
+    """
+    found = f"no config.yaml in {run_dir}"
+    cause: Exception | None = None
+    try:
+        config = yaml.safe_load(run.config) if run.config else None
+        if isinstance(config, dict):
+            return make_setup({**config, "run_dir": str(run_dir)})
+        if run.config:
+            found = f"a damaged config.yaml in {run_dir}, which is no mapping"
+    except yaml.YAMLError as error:
+        found, cause = f"a damaged config.yaml in {run_dir}: {printable(str(error))}", error
+    except KeyError as error:
+        found, cause = f"a damaged config.yaml in {run_dir}, without {error}", error
+    raise UserError.of(
+        "run directory", found, "the one that the study wrote",
+        "Run the study's command again; it writes the file anew.",
+    ) from cause  # fmt: skip
 
 
 def _genome(run: RunFiles, number: int) -> FloatArray:
     asked = [c for e in run.events if e.get("event") == "ask" for c in e["candidates"]]
-    return np.array(next(c["genome"] for c in asked if c["id"] == number), dtype=np.float64)
+    genome = next((c["genome"] for c in asked if c["id"] == number), None)
+    if genome is None:
+        raise UserError.of(
+            "run directory", f"no candidate {number} in journal.jsonl, which results.json names",
+            "files of one study", "Run the study's command again; it writes the results anew.",
+        )  # fmt: skip
+    return np.array(genome, dtype=np.float64)
 
 
 def _seconds(run: RunFiles) -> float | None:
@@ -272,14 +314,15 @@ def _impossible(preference: Preference, raw: FloatArray, more: str = "") -> Conf
 
 def _weights(preference: Preference) -> str:
     pairs = zip(preference.objectives, preference.weights, strict=True)
-    return ", ".join(f"{o.name} {100 * w:.0f}%" for o, w in pairs)
+    return ", ".join(f"{printable(o.name)} {100 * w:.0f}%" for o, w in pairs)
 
 
 def _against(objective: Shown, own: float, other: float) -> str:
+    name = printable(objective.name)
     if own == other:
-        return f"the same in {objective.name}"
+        return f"the same in {name}"
     verb = "better" if objective.better(own, other) else "worse"
-    return f"{objective.show(abs(own - other), unit=False)} {verb} in {objective.name}"
+    return f"{objective.show(abs(own - other), unit=False)} {verb} in {name}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.errors import ConfigError
+from evomerge.markdown import printable
 from evomerge.objectives import Objective
 from evomerge.optimizers._rounds import within
 from evomerge.optimizers._surrogates import Surrogates
@@ -33,7 +34,7 @@ class Bound:
         return np.asarray(short, dtype=np.float64)
 
     def __str__(self) -> str:
-        return f"{self.name} of at {'least' if self.at_least else 'most'} {self.value:g}"
+        return f"{printable(self.name)} of at {'least' if self.at_least else 'most'} {self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,34 @@ class Preference:
         short = [b.short(raw[:, self.place(b.name)]) for b in self.bounds]
         return np.maximum(np.max(short, axis=0), 0.0) if short else np.zeros(len(raw))
 
-    def unkept(self, raw: FloatArray) -> str:
-        """Which bounds nothing of `m x k` raw values keeps, and the best that there is."""
+    def unkept(
+        self, raw: FloatArray, limits: FloatArray | None = None, names: Sequence[str] = ()
+    ) -> str:
+        """What nothing of `m x k` raw values keeps, and the best that there is.
+
+        Args:
+            raw: the values.
+            limits: of the study's constraints, an `m x c` array, satisfied at 0 or below.
+            names: of these, `c` of them.
+        """
         parts = []
+        limits = np.zeros((len(raw), 0)) if limits is None else limits
+        names = [f"the study's constraint {printable(name)}" for name in names]
         for bound in self.bounds:
             column = raw[:, self.place(bound.name)]
             if (bound.short(column) > 0).all():
                 reach = column.max() if bound.at_least else column.min()
                 parts.append(f"{bound}: the best reachable is {reach:.4g}")
+        for name, column in zip(names, limits.T, strict=True):
+            if (column > 0).all():
+                parts.append(f"{name}: all break it, by at least {column.min():.4g}")
         if parts:
             return "; ".join(parts)
-        near = raw[int(self.shortfall(raw).argmin())]
-        values = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(self.objectives, near, strict=True))
-        return f"all bounds at once: the best reachable is {values}"
+        short = self.shortfall(raw) + np.maximum(limits, 0.0).sum(axis=1)
+        pairs = zip(self.objectives, raw[int(short.argmin())], strict=True)
+        values = ", ".join(f"{printable(o.name)} {v:.4g}" for o, v in pairs)
+        every = " and ".join([*(["all bounds"] if self.bounds else []), *names])
+        return f"{every} at once: the best reachable is {values}"
 
     def place(self, name: str) -> int:
         return [o.name for o in self.objectives].index(name)
@@ -94,7 +110,8 @@ def read_preference(
     negative = [name for name, weight in given if weight < 0]
     if negative or not any(weight > 0 for _, weight in given):
         raise ConfigError.of(
-            "--prefer", f"a weight below 0 for {negative[0]}" if negative else "no weight above 0",
+            "--prefer",
+            f"a weight below 0 for {printable(negative[0])}" if negative else "no weight above 0",
             "weights of at least 0, and one above it", "For example --prefer math=2,polite=1.",
         )  # fmt: skip
     weights = np.array([dict(given).get(name, 0.0) for name in names])
@@ -109,8 +126,9 @@ def _pairs(field: str, text: str, names: Sequence[str]) -> list[tuple[str, float
         name, _, value = part.rpartition("=")
         if name not in names:
             raise ConfigError.of(
-                field, f"the objective {name or part!r}", f"one of {', '.join(names)}",
-                f"Write NAME=NUMBER, such as {names[0]}=1.",
+                field, f"the objective {name or part!r}",
+                f"one of {', '.join(map(printable, names))}",
+                f"Write NAME=NUMBER, such as {printable(names[0])}=1.",
             )  # fmt: skip
         try:
             pairs[name] = float(value)
@@ -118,8 +136,9 @@ def _pairs(field: str, text: str, names: Sequence[str]) -> list[tuple[str, float
             pairs[name] = np.nan
         if not np.isfinite(pairs[name]):
             raise ConfigError.of(
-                field, part, "a number after the objective's name", f"For example {name}=1."
-            )
+                field, printable(part), "a number after the objective's name",
+                f"For example {printable(name)}=1.",
+            )  # fmt: skip
     return list(pairs.items())
 
 
@@ -143,6 +162,7 @@ def maximise(
     worst: FloatArray,
     best: FloatArray,
     seed: int = 0,
+    constraints: Sequence[str] = (),
 ) -> tuple[FloatArray, bool, str]:
     """The genome in the sampled box whose predicted values suit a preference best.
 
@@ -155,6 +175,7 @@ def maximise(
         worst: value of each objective that counts as 0, a `k` array.
         best: value that counts as 1, a `k` array.
         seed: of the Sobol points.
+        constraints: names of the surrogates' constraints; numbers stand for missing ones.
 
     Returns:
         the genome, whether it keeps the bounds and constraints, and if not what nothing keeps.
@@ -211,6 +232,9 @@ def maximise(
     raw = surrogates.means(every) * signs
     kept = missing(every, raw, 0.0) <= 1e-12
     if not kept.any():
-        return every[int(value(every, _PENALTIES[0]).argmax())], False, preference.unkept(raw)
+        limits = surrogates.constraints(every)
+        names = constraints or [str(k + 1) for k in range(limits.shape[1])]
+        nearest = every[int(value(every, _PENALTIES[0]).argmax())]
+        return nearest, False, preference.unkept(raw, limits, names)
     scores = np.where(kept, preference.score(raw, worst, best), -np.inf)
     return every[int(scores.argmax())], True, ""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from evomerge.objectives import Goals
+from evomerge.optimizers._quadratic import unknowns
 from evomerge.optimizers._surrogates import Surrogates
 from evomerge.optimizers.base import Optimizer
 from evomerge.optimizers.map import Map
@@ -18,6 +21,10 @@ from evomerge.types import Fitness, FloatArray, Observation
 
 Event = Mapping[str, Any]
 
+_MOST = 20_000
+"""Unknowns beyond which no quadratic is fitted to what another optimiser measured: 20,000 of 200
+results are 32 MB a copy."""
+
 
 @runtime_checkable
 class Modelled(Protocol):
@@ -25,6 +32,10 @@ class Modelled(Protocol):
 
     def model(self) -> Surrogates | None:
         """Those of all results so far; None before the first success."""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the next candidate is to verify what they predict."""
 
 
 def replayed(
@@ -80,30 +91,54 @@ def has_model(setup: Setup) -> bool:
 def fitted(setup: Setup, events: Sequence[Event]) -> Surrogates | None:
     """Surrogates of all results of a study; None if there are none or its optimiser has none.
 
-    Nested MAP has models of two sources each only; MAP's own are fitted to its results.
+    Of the objectives' raw values as they are maximised, without the log-likelihood that the
+    optimiser may be told beside a score; of a scalarised study, of the fitness. Nested MAP has
+    models of two sources each only; MAP's own are fitted to its results, unless the space is so
+    large that its quadratics have more than 20,000 unknowns.
     """
-    optimizer = replayed(setup, events)
+    goals, domain = setup.goals, setup.domain
+    start = setup.start.observations
+    if not goals.scalarize:
+        domain = replace(domain, ranges=goals.ranges({}))
+        likely = {task.name for task in setup.search_tasks if task.loglik_weight}
+        if any(o.metric == "score" and o.task in likely for o in goals.objectives):
+            start = ()  # of which only the fitness is known
+    optimizer = make_optimizer(setup, setup.config["optimizer"], "optimizer", domain)
     if isinstance(optimizer, NestedMap):
-        results = [
-            Observation(genome, fitness_of(event)) for genome, event in _results(events)
-        ]  # fmt: skip
-        whole = Map(optimizer.domain, setup.seed)
-        whole.learn(results)
-        return whole.model()
-    return optimizer.model() if isinstance(optimizer, Modelled) else None
+        if unknowns(domain, domain.low, domain.high) > _MOST:
+            return None
+        optimizer, start = Map(domain, setup.seed), ()
+    if not isinstance(optimizer, Modelled):
+        return None
+    own = [Observation(genome, _raw_fitness(goals, event)) for genome, event in _results(events)]
+    optimizer.learn([*start, *own])
+    return optimizer.model()
+
+
+def _raw_fitness(goals: Goals, event: Event) -> Fitness | None:
+    """The fitness of a result with the objectives' raw values in the place of its own."""
+    fitness = fitness_of(event)
+    if fitness is None or goals.scalarize:
+        return fitness
+    values = event["values"]
+    return replace(fitness, values=tuple(o.sign * values[o.name] for o in goals.objectives))
 
 
 def surrogate_results(setup: Setup, goals: Goals, events: Sequence[Event]) -> dict[str, Any] | None:
     """What `results.json` says of the surrogates; None where the optimiser has none.
 
     By objective its kind and leave-one-out R2 with all results, and for each candidate that was
-    asked for when there were at least as many results as unknowns: what was predicted then,
-    with its standard error, and what was measured on the search items.
+    to verify the surrogates, when there were at least as many results as unknowns: what was
+    predicted then, with its standard error, and what was measured on the search items. Of nested
+    MAP its tree. All values are those that the optimiser was told but for the sign; their
+    `unit` says what that is where a log-likelihood counts beside the score.
     """
     forecasts: dict[int, tuple[FloatArray, FloatArray]] = {}
 
     def predict(optimizer: Optimizer, event: Event) -> None:
-        found = optimizer.model() if isinstance(optimizer, Modelled) else None
+        if not isinstance(optimizer, Modelled) or not optimizer.verifies:
+            return
+        found = optimizer.model()
         if found is None or len(found.genomes) < found.unknowns:
             return
         means, errors = found.expect(np.array([c["genome"] for c in event["candidates"]]))
@@ -111,9 +146,12 @@ def surrogate_results(setup: Setup, goals: Goals, events: Sequence[Event]) -> di
             forecasts[candidate["id"]] = mean, error
 
     optimizer = replayed(setup, events, predict)
+    if isinstance(optimizer, NestedMap):
+        return tree_results(setup, goals, optimizer)
     last = optimizer.model() if isinstance(optimizer, Modelled) else None
     if last is None:
         return None
+    names, signs = told(goals)
     measured = {
         event["id"]: event["fitness"]
         for event in events
@@ -124,20 +162,66 @@ def surrogate_results(setup: Setup, goals: Goals, events: Sequence[Event]) -> di
         "results": len(last.genomes),
         "unknowns": last.unknowns,
         "rank": last.rank,
+        "notes": [named(note, names) for note in last.notes],
         "candidates": known,
         "objectives": {
             name: {
                 "kind": one.kind,
+                **unit_of(setup, goals, name),
                 "r2": _rounded(one.r2),
                 "predicted": [_rounded(sign * forecasts[i][0][place]) for i in known],
                 "stderr": [_rounded(forecasts[i][1][place]) for i in known],
                 "measured": [_rounded(sign * measured[i][place]) for i in known],
             }
             for place, (name, sign, one) in enumerate(
-                zip(*told(goals), last.objectives, strict=True)
+                zip(names, signs, last.objectives, strict=True)
             )
         },
     }
+
+
+def tree_results(setup: Setup, goals: Goals, optimizer: NestedMap) -> dict[str, Any] | None:
+    """The tree of nested MAP, children first; None before any node.
+
+    A node has its members, and a merge its children by number, the coefficients of these, and by
+    objective what was predicted (by surrogates of all other candidates of the pair), measured on
+    the search items, and the leave-one-out R2.
+    """
+    names, signs = told(goals)
+
+    def by_name(values: Sequence[float | None], signed: bool = True) -> dict[str, float | None]:
+        return {
+            name: _rounded(value if value is None or not signed else sign * value)
+            for name, sign, value in zip(names, signs, values, strict=False)
+        }
+
+    nodes = [
+        {
+            "members": node.name.split("+"),
+            "children": list(node.children),
+            "coefficients": [_rounded(c) for c in node.coefficients],
+            "predicted": by_name(node.predicted),
+            "measured": by_name(node.fitness.values if node.fitness is not None else ()),
+            "r2": by_name(node.r2, signed=False),
+        }
+        for node in optimizer.tree
+    ]
+    units = {name: unit["unit"] for name in names if (unit := unit_of(setup, goals, name))}
+    return {"tree": nodes, **({"units": units} if units else {})} if nodes else None
+
+
+def unit_of(setup: Setup, goals: Goals, name: str) -> dict[str, str]:
+    """The unit of the values that the optimiser is told, where it is not the metric's own."""
+    for one in goals.objectives if not goals.scalarize else ():
+        weight = setup.loglik_weights.get(one.task or "", 0.0)
+        if one.name == name and one.metric == "score" and weight:
+            return {"unit": f"score + {weight:g} x log-likelihood"}
+    return {}
+
+
+def named(note: str, names: Sequence[str]) -> str:
+    """A note of surrogates with the name of the objective in the place of its number."""
+    return re.sub(r"^objective (\d+)", lambda found: names[int(found[1])], note)
 
 
 def told(goals: Goals) -> tuple[tuple[str, ...], tuple[float, ...]]:

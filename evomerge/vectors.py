@@ -8,6 +8,7 @@ Source: Competition and Attraction Improve Model Fusion (M2N2, 2025).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -17,8 +18,6 @@ from evomerge.mating import Mating
 from evomerge.pieces import ANGLES, INTERPOLATIONS, slerp_factors
 
 Vector = NDArray[np.float32]
-
-_TABLE = 1 << 22  # 16 MiB
 
 
 class VectorMembers:
@@ -62,9 +61,10 @@ class VectorMembers:
         self._seeds = [_frozen(np.array(vector, dtype=np.float32)) for vector in seeds]
         self._slerp = interpolation == "slerp"
         self._whole = angle == "global"
+        self._mutation = np.float32(mutation)
+        self._seed = seed
         self._members: dict[int, Vector] = {}
         size = self.size
-        self._noise = NoiseTable(mutation, seed, size) if mutation else None
         self._first, self._second = np.empty(size), np.empty(size)  # parents in double precision
         self._spare = np.empty(size, dtype=np.float32)
 
@@ -125,8 +125,10 @@ class VectorMembers:
             np.multiply(one[side], np.float32(first), out=out)
             np.multiply(other[side], np.float32(second), out=spare)
             np.add(out, spare, out=out)
-        if self._noise is not None:
-            np.add(child, self._noise.of(mating.member, n), out=child)
+        if self._mutation:
+            noise = normals(n, self._seed, mating.member)
+            np.multiply(noise, self._mutation, out=noise)
+            np.add(child, noise, out=child)
         return child
 
     def _factors(
@@ -146,33 +148,29 @@ class VectorMembers:
         ]
 
 
-class NoiseTable:
-    """Normally distributed numbers, drawn once; each member gets a stretch of them.
+def normals(n: int, seed: int, number: int) -> Vector:
+    """Normally distributed numbers that follow from a seed and a number, an `n` array.
 
-    Drawing 19 210 numbers for every child would take a fifth of the time of a search over small
-    networks. Where a member's stretch begins follows from the seed and its number. Two of them
-    overlap seldom, and then other parameters get the same numbers (Salimans et al. 2017,
-    arXiv 1703.03864, section 2.1).
+    Box and Muller (1958) in single precision, from 24 bits each for radius and angle, so that
+    none exceeds 5.9. Twice as fast as a `numpy` generator of normal numbers, for which a search
+    over small networks would wait a fifth of its time.
     """
-
-    def __init__(self, deviation: float, seed: int, size: int) -> None:
-        """Draws the table.
-
-        Args:
-            deviation: standard deviation of the numbers.
-            seed: of the table and of the places.
-            size: of the longest stretch.
-        """
-        self._seed = seed
-        rng = np.random.Generator(np.random.PCG64(seed))
-        count = max(_TABLE, 8 * size)
-        self._table = rng.standard_normal(count, dtype=np.float32) * np.float32(deviation)
-
-    def of(self, number: int, size: int) -> Vector:
-        """The stretch of a member, a `size` view."""
-        drawn = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint64)
-        first = int(drawn[0]) % (len(self._table) - size)
-        return self._table[first : first + size]
+    half = (n + 1) // 2
+    bits = np.random.SFC64(np.random.SeedSequence((seed, number))).random_raw(half)
+    uniform = (bits.astype("<u8", copy=False).view("<u4") >> np.uint32(8)).astype(np.float32)
+    radius, angle = uniform[:half], uniform[half:]
+    radius += np.float32(0.5)
+    radius *= np.float32(2.0**-24)
+    np.log(radius, out=radius)
+    radius *= np.float32(-2.0)
+    np.sqrt(radius, out=radius)
+    angle *= np.float32(2.0 * math.pi * 2.0**-24)
+    made = np.empty(2 * half, dtype=np.float32)
+    np.cos(angle, out=made[:half])
+    np.sin(angle, out=made[half:])
+    made[:half] *= radius
+    made[half:] *= radius
+    return made[:n]
 
 
 def _products(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from evomerge.checkpoints.routing import fixed_depth
 from evomerge.errors import ConfigError
 from evomerge.executors.base import Executor
 from evomerge.executors.cores import available
-from evomerge.executors.template import TemplatedExecutor, write_template
+from evomerge.executors.template import TemplatedExecutor, remove_unfinished, write_template
 from evomerge.executors.worker import WorkerSpec
 from evomerge.recipe import Recipe
 from evomerge.setup import Config, make_space, task_nodes
@@ -52,9 +52,11 @@ def make_executor(config: Config) -> Executor:
     """
     merger = Merger()
     recipe = template_recipe(config, merger)
-    if recipe is None:
-        return _started(config, config["models"]["base"])
     folder = Path(config["run_dir"]) / TEMPLATE
+    remove_unfinished(folder)
+    if recipe is None:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+        return _started(config, config["models"]["base"])
     write_template(recipe, merger, folder)
     try:
         return TemplatedExecutor(_started(config, str(folder)), folder)

@@ -17,7 +17,7 @@ RANKS = [
     ["operators", "pieces", "pareto", "objectives", "mating"],
     ["spaces", "report", "checkpoints", "soups", "vectors", "lineage"],
     ["engines", "estimators", "optimizers", "tasks", "pool_geometry", "space", "lineage_figure"],
-    ["executors", "fisher", "testing", "warm_start", "pool_relevance", "digits"],
+    ["executors", "fisher", "testing", "warm_start", "pool_relevance", "digits", "route_checks"],
     ["pool", "lineage_command"],
     ["setup", "evaluation", "merging", "trials"],
     ["workers"],

@@ -25,8 +25,14 @@ FAMILY = (
 )
 
 
-def write(run_dir, matings=FAMILY, names=("math", "japanese"), results=None, end=None, **study):
-    """A journal as a study writes it; candidate ids are member numbers + 10 from member 3 on."""
+def write(
+    run_dir, matings=FAMILY, names=("math", "japanese"), results=None, end=None, broken=(),
+    told=None, **study,
+):  # fmt: skip
+    """A journal as a study writes it; candidate ids are member numbers + 10 from member 3 on.
+
+    `broken` has violations, and `told` has the fitness where it is not the value, by member.
+    """
     run_dir.mkdir(exist_ok=True)
     shown = [{"name": d.name, "low": d.low, "high": d.high, "kind": d.kind} for d in dimensions()]
     events = [{
@@ -45,7 +51,8 @@ def write(run_dir, matings=FAMILY, names=("math", "japanese"), results=None, end
             values = {"maths": value}
             events.append(
                 {"event": "result", "search": "search", "id": number, "status": "ok",
-                 "values": values}
+                 "values": values, "fitness": (told or {}).get(one.member, [value]),
+                 "constraints": [dict(broken).get(one.member, 0.0)]}
             )  # fmt: skip
     if end:
         events.append({"event": "end", "best": end})
@@ -84,7 +91,28 @@ def test_the_chosen_merge_or_else_the_best_so_far(tmp_path):
     assert read_lineage(write(tmp_path, results={4: None, 3: "open"})).root == 2
     assert read_lineage(write(tmp_path, end="of another search")).root == 4
     least = [{"name": "maths", "goal": "minimize"}]
-    assert read_lineage(write(tmp_path, objectives=least)).root == 0
+    told = {n: [-n / 8] for n in range(5)}
+    assert read_lineage(write(tmp_path, objectives=least, told=told)).root == 0
+
+
+def test_the_best_so_far_is_that_of_the_search(tmp_path):
+    """By fitness, not by an objective's value; what breaks a constraint comes behind."""
+    found = read_lineage(write(tmp_path, told={1: [9.0]}))
+    assert found.root == 1 and "1 is the best so far\n" in tree(found)
+    broken = {4: 0.1, 3: 0.2}
+    assert read_lineage(write(tmp_path, broken=broken)).root == 2
+    found = read_lineage(write(tmp_path, broken={n: 1.0 - n / 10 for n in range(4)} | broken))
+    assert found.root == 4 and "; none keeps the constraints" in tree(found)
+
+
+def test_of_several_objectives_the_first_counts_and_it_is_said(tmp_path):
+    objectives = [{"name": "ma\x1bths", "goal": "maximize"}, {"name": "b", "goal": "maximize"}]
+    told = {n: [n / 8, -n / 8] for n in range(5)} | {2: [3.0, 0.0]}
+    write(tmp_path, objectives=objectives, told=told)
+    assert "2 is the best so far by maths alone, the first of 2 objectives" in tree(
+        read_lineage(tmp_path)
+    )
+    assert "best so far" not in tree(read_lineage(tmp_path, 2))
 
 
 def test_text(tmp_path):
@@ -167,7 +195,11 @@ def test_the_verb(tmp_path, capsys):
     assert (
         run(["lineage", str(tmp_path / "run"), "13", "--out", str(tmp_path / "no" / "a.svg")]) == 2
     )
-    assert "--out" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "--out" in shown.err and not shown.out
+    assert run(["lineage", str(tmp_path / "run"), "13", "--out", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert ", a directory\n" in shown.err and not shown.out
     assert run(["lineage", str(tmp_path / "nothing")]) == 2
     with pytest.raises(SystemExit) as stop:
         run(["lineage", "--help"])

@@ -180,6 +180,9 @@ def test_a_run_without_results(unproved: Path, capsys: pytest.CaptureFixture[str
 VALUES = arrays(np.float64, (6, 3), elements=st.floats(0, 1).map(lambda v: round(v, 3)))
 
 
+SIGNS = (1.0, 1.0, -1.0)
+
+
 @given(VALUES, st.lists(st.integers(0, 5), min_size=3, max_size=3), st.floats(0, 1))
 @settings(deadline=None, max_examples=100)
 def test_nothing_that_keeps_the_bounds_is_better(
@@ -193,11 +196,155 @@ def test_nothing_that_keeps_the_bounds_is_better(
     preference = Preference(OBJECTIVES, shares, (Bound("polite", True, bound),))
     order = ranked(preference, raw)
     assert set(order) == {i for i in range(6) if raw[i, 1] >= bound}
+    rows = [
+        {o.name: s * v for o, s, v in zip(OBJECTIVES, SIGNS, row, strict=True)}
+        for row in raw.tolist()
+    ]
+    sums = by_hand(rows, {o.name: float(w) for o, w in zip(OBJECTIVES, weights, strict=True)})
     for better, worse in itertools.pairwise(order):
-        gain = (raw[better] - raw[worse]) * [1, 1, -1]
-        assert (gain * shares > -1e-12).any()  # never beaten in all that counts
+        assert sums[better] >= sums[worse] - 1e-9
         if (raw[better] == raw[worse]).all():
             assert better < worse
+
+
+@pytest.mark.parametrize("name", ["none/a.yaml", "."])
+def test_a_file_that_cannot_be_written_is_found_first(
+    finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    code, out = pick(capsys, finished, "--prefer", "math=1", "--out", tmp_path / name)
+    assert code == 2 and out.startswith("1 problem:\n- --out: found ")
+    assert "expected a file in a directory that exists\n" in out and "Choice" not in out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("task: [1\n", "line 2"), ("- 1\n", "no mapping"), ("seed: 0\n", "'models'")]
+)
+def test_a_damaged_config_is_named(
+    unproved: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    (unproved / "config.yaml").write_text(text)
+    code, out = pick(capsys, unproved, "--prefer", "math=1")
+    assert code == 2 and "a damaged config.yaml in" in out and said in out
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The study with what a test may change."""
+    for name in ("config.yaml", "journal.jsonl", "results.json"):
+        shutil.copy(finished / name, tmp_path / name)
+    return tmp_path
+
+
+def change(run_dir: Path, config: dict, **result: object) -> None:  # type: ignore[type-arg]
+    """Puts keys into a study's config, and into all results of its journal."""
+    own = yaml.safe_load((run_dir / "config.yaml").read_text())
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({**own, **config}, sort_keys=False))
+    lines = [json.loads(x) for x in (run_dir / "journal.jsonl").read_text().splitlines()]
+    for event in lines:
+        if event["event"] == "result":
+            event |= {k: v(event) if callable(v) else v for k, v in result.items()}
+    (run_dir / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+
+
+def written(file: Path, run_dir: Path, number: int) -> bool:
+    """Whether a recipe is a candidate's."""
+    points = results(run_dir)["front"]["points"]
+    digest = next(p["digest"] for p in points if p["candidate"] == number)
+    return file.is_file() and digest in file.read_text().splitlines()[0]
+
+
+def test_points_without_a_number_are_left_out(
+    copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = results(copied)
+    points = found["front"]["points"]
+    best = max(points, key=lambda p: p["values"]["test"]["sort"])
+    best["values"]["test"]["sort"] = 1.0
+    best["candidate"] = None
+    (copied / "results.json").write_text(json.dumps(found))
+    file = tmp_path / "one.yaml"
+    arguments = ["--prefer", "sort=1", "--measured", "--out", file]
+    code, out = pick(capsys, copied, *arguments)
+    assert code == 0 and f"Choice: {best['name']}," not in out
+    number = re.search(r"Choice: candidate (\d+)", out)
+    assert number is not None and written(file, copied, int(number[1]))
+
+
+def test_names_of_others_do_not_reach_the_terminal(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (copied / "results.json").read_text().replace('"polite"', '"po\\u001b[31mlite"')
+    found = json.loads(text)
+    for point in found["front"]["points"]:
+        point["name"] += "\x1b]0;title\x07"
+    (copied / "results.json").write_text(json.dumps(found))
+    for more in (["--measured"], ["--measured", "--at-least", "maths=1"]):
+        _, out = pick(capsys, copied, "--prefer", "math=1", *more)
+        assert "[31m" in out and "\x1b" not in out and "\x07" not in out
+    bounds = ["--at-least", "po\x1b[31mlite=2", "--measured"]
+    _, out = pick(capsys, copied, "--prefer", "math=1", *bounds)
+    assert "of at least 2: the best reachable" in out and "\x1b" not in out
+
+
+def test_a_scalarised_study_writes_its_measured_choice(
+    copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mean = lambda e: [float(np.mean(e["fitness"]))]  # noqa: E731
+    change(copied, {"scalarize": "weighted_sum"}, fitness=mean, stderr=[0.1])
+    file = tmp_path / "one.yaml"
+    code, out = pick(capsys, copied, "--prefer", "sort=1", "--out", file)
+    number = re.search(r"Choice: candidate (\d+)", out)
+    assert code == 0 and number is not None and written(file, copied, int(number[1]))
+    assert "The surrogate is of one fitness" in out and "the measured choice" in out
+    file.unlink()
+    bounds = ["--at-least", "sort=2", "--out", file]
+    code, out = pick(capsys, copied, "--prefer", "sort=1", *bounds)
+    assert code == 2 and "the best reachable is" in out and "one fitness" in out
+    assert not file.exists()
+
+
+def test_a_constraint_that_no_prediction_keeps_is_named(
+    copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Then what was measured is written."""
+    bound = {"constraints": {"manners": {"task": "polite_tiny", "at_least": 0.9}}}
+    change(copied, bound, constraints=[0.25])
+    file = tmp_path / "one.yaml"
+    code, out = pick(capsys, copied, "--prefer", "sort=1", "--out", file)
+    number = re.search(r"Choice: candidate (\d+)", out)
+    assert code == 0 and number is not None and written(file, copied, int(number[1]))
+    assert "the study's constraint manners: all break it, by at least 0.25" in " ".join(out.split())
+    assert "all bounds at once" not in out and "the measured choice" in out
+
+
+def test_what_is_not_kept_together() -> None:
+    preference = Preference(OBJECTIVES, np.ones(3) / 3, (Bound("polite", True, 0.5),))
+    raw = np.array([[0.1, 0.2, 3.0], [0.4, 0.9, 5.0]])
+    said = preference.unkept(raw, np.array([[0.0], [0.4]]), ["cost"])
+    assert said.startswith("all bounds and the study's constraint cost at once")
+    assert "good 0.1, polite 0.2" in said  # misses the bound by 0.3, the other one by 0.4
+    alone = Preference(OBJECTIVES, np.ones(3) / 3)
+    said = alone.unkept(raw, np.array([[0.1, 0.0], [0.0, 0.2]]), ["a", "b"])
+    assert said.startswith("the study's constraint a and the study's constraint b at once")
+
+
+def test_a_log_likelihood_beside_the_score_is_not_in_the_predictions(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shown and bounded are raw scores; what the optimiser was told has another unit."""
+    arguments = ["--prefer", "polite=1,math=1", "--at-least", "polite=0.05"]
+    _, before = pick(capsys, copied, *arguments)
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["tasks"]["polite_tiny"]["loglik_weight"] = 0.5
+
+    def told(event: dict) -> list[float]:  # type: ignore[type-arg]
+        values = list(event["fitness"])
+        values[1] -= 1.0 + 0.1 * event["id"]
+        return values
+
+    change(copied, {"tasks": config["tasks"]}, fitness=told)
+    _, after = pick(capsys, copied, *arguments)
+    assert "polite" in after.split("Predicted from")[1] and after == before
 
 
 def test_preference_texts() -> None:

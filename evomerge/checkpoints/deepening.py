@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.checkpoints.layout import layout_of
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.parts import Assembly
+from evomerge.checkpoints.route_config import layer_entries, layer_values
 from evomerge.checkpoints.routing import fixed_depth
 from evomerge.errors import CandidateError
 from evomerge.recipe import Recipe, Route, Slot
@@ -56,6 +57,36 @@ def too_deep(blocks: int, depth: int) -> CandidateError:
         f"the merge has {blocks} blocks and the engine {depth}: lower the depth of the recipe, or "
         "start the engine on a model of that depth (a study does so for space.depth)"
     )
+
+
+class Places:
+    """What a running model does at each place, whichever block's weights it is given.
+
+    The attention of Gemma 2, say, is local at every second place. A block that a route moves
+    there would compute something else than in the model that is written.
+    """
+
+    def __init__(self, config: Mapping[str, Any], depth: int) -> None:
+        """Takes the running language model's whole config and its number of blocks."""
+        self._values = layer_entries(config, depth)
+
+    def check(self, assembly: Assembly) -> None:
+        """Checks that the blocks of a merge stand where they compute what they are meant to.
+
+        Raises:
+            CandidateError: naming the first place where the merge's config says something else.
+        """
+        if not self._values:
+            return
+        wanted = layer_values(assembly.config, blocks_of(assembly))
+        for key in self._values.keys() & wanted.keys():
+            for place, (now, own) in enumerate(zip(self._values[key], wanted[key], strict=False)):
+                if now != own:
+                    raise CandidateError(
+                        f"block {place} of the merge has {own} in {key}, and the engine {now} at "
+                        "that place, whatever weights it is given: write the merge and start an "
+                        "engine on it, or leave blocks where their kind stays the same"
+                    )
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:

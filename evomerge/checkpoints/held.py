@@ -30,11 +30,13 @@ class HeldModel(MergedModel):
     def tensor(self, name: str) -> Tensor:
         """One tensor, whole, as it would be written."""
         if name not in self._held:
-            part = self._parts[name]
-            if part.plan is None and part.operator is None:
-                self._held[name] = super().tensor(name)
-            else:
-                made = torch.empty(part.shape, dtype=part.dtype)
-                self.merge(name).begin(made)
-                self._held[name] = made
+            self._held[name] = self._made(name)
         return self._held[name]
+
+    def _made(self, name: str) -> Tensor:
+        part = self._parts[name]
+        if part.plan is None and part.operator is None:  # a copy, of integers say
+            return part.sources[0].model.tensor(part.sources[0].name)
+        made = torch.empty(part.shape, dtype=part.dtype)
+        self.merge(name).begin(made)
+        return made

@@ -100,6 +100,10 @@ class MergedModel:
         """One tensor, whole."""
         return whole(self.weight(name))
 
+    def _made(self, name: str) -> Tensor:
+        """One tensor, whole, which nothing keeps."""
+        return self.tensor(name)
+
     def dtype(self, name: str) -> str:
         """Dtype that the merge would be written in, as safetensors spells it."""
         return DTYPE_NAMES[self._parts[name].dtype]
@@ -113,7 +117,7 @@ class MergedModel:
     def non_finite(self) -> Iterator[tuple[str, int]]:
         """Computes all tensors and yields (tensor, count) where NaN or infinity occurs."""
         for name in self.names:
-            tensor = self.tensor(name)
+            tensor = self._made(name)
             count = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
             if count:
                 yield name, count

@@ -99,7 +99,17 @@ def routed_config(
 
 def layer_lists(model: Model) -> list[str]:
     """Config keys, given or implied, that hold one value for each block."""
-    return [k for k, v in expanded(model).items() if _per_layer(k, v, model.layout.blocks)]
+    return list(layer_values(model.config, model.layout.blocks))
+
+
+def layer_values(config: Mapping[str, Any], blocks: int) -> dict[str, list[Any]]:
+    """The keys of a config, given or implied, that hold one value for each block."""
+    return layer_entries(_expanded(config), blocks)
+
+
+def layer_entries(full: Mapping[str, Any], blocks: int) -> dict[str, list[Any]]:
+    """The entries of a whole config of a language model that hold one value for each block."""
+    return {k: list(v) for k, v in full.items() if _per_layer(k, v, blocks)}
 
 
 def expanded(model: Model) -> dict[str, Any]:
@@ -108,7 +118,10 @@ def expanded(model: Model) -> dict[str, Any]:
     Defaults come from transformers where it knows the model: Gemma 2, say, may be stored
     without `layer_types`, though its layers alternate.
     """
-    config = model.config
+    return _expanded(model.config)
+
+
+def _expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     owner = next((k for k in _TEXT_KEYS if isinstance(config.get(k), Mapping)), None)
     return _expand(config[owner] if owner else config)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from evomerge.checkpoints.deepening import too_deep
+from evomerge.checkpoints.deepening import Places, too_deep
 from evomerge.checkpoints.layout import layout_of
 
 
@@ -15,6 +15,7 @@ class Depth:
 
     Attributes:
         most: how many there are.
+        places: what each of them computes, whatever its weights.
     """
 
     def __init__(self, model: Any) -> None:
@@ -25,6 +26,7 @@ class Depth:
         self._config: Any = model.config.get_text_config()
         self._all = list(getattr(self._holder, self._name)) if layout.blocks else []
         self.most = self._now = len(self._all)
+        self.places = Places(self._config.to_dict(), self.most)
 
     def keep(self, count: int) -> bool:
         """Lets the first `count` blocks run.

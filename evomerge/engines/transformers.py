@@ -97,14 +97,15 @@ class TransformersEngine:
         Of a merge with fewer blocks than the model only those are run.
 
         Raises:
-            CandidateError: if a weight is not finite, the merge has more blocks than the model or
-                a head of its own where that of the model is tied, or the update fails. The
-                engine answers nothing until a later load has succeeded, which overwrites
-                everything.
+            CandidateError: if a weight is not finite, the merge has more blocks than the model,
+                blocks of another kind at their places, or a head of its own where that of the
+                model is tied, or the update fails. The engine answers nothing until a later load
+                has succeeded, which overwrites everything.
             UserError: if the recipe or its sources are at fault.
         """
         self._open()
         assembly = self._merger.assemble(recipe)
+        self._depth.places.check(assembly)
         self._keep(blocks_of(assembly))
         self._write(self._merger.stream(assembly), is_tied(assembly.config))
 

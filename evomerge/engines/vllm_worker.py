@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.checkpoints.deepening import at_depth, is_tied
+from evomerge.checkpoints.deepening import Places, at_depth, is_tied
 from evomerge.checkpoints.layout import layout_of
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.region import is_head
@@ -39,7 +39,9 @@ class MergeWorkerExtension:
         wrong: list[CandidateError] = []
 
         def weights() -> Iterator[tuple[str, Tensor]]:
-            assembly = at_depth(Recipe.from_dict(recipe), merger, config.num_hidden_layers)
+            depth = config.num_hidden_layers
+            assembly = at_depth(Recipe.from_dict(recipe), merger, depth)
+            Places(config.to_dict(), depth).check(assembly)
             tensors = merger.merge(assembly)
             one = getattr(config, "tie_word_embeddings", False) and not is_tied(assembly.config)
             return watch_head(tensors, wrong) if one else tensors

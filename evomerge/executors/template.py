@@ -31,6 +31,12 @@ def write_template(recipe: Recipe, merger: Merger, folder: Path) -> None:
     write_checkpoint(recipe, merger, folder, {_RECIPE: text})
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what is left of writes of a template that were killed."""
+    for unfinished in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 class TemplatedExecutor:
     """Removes the folder that another executor's engines were started on, once it is closed."""
 

@@ -25,13 +25,18 @@ _FIRST = 8
 
 
 def chosen(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """At most `count` of the records, in their order: the best, the latest and a random rest.
+    """At most `count` of the records, in their order; see `chosen_rows`."""
+    return [records[i] for i in chosen_rows(records, count, seed)]
+
+
+def chosen_rows(records: Sequence[Record], count: int, seed: int) -> list[int]:
+    """Which of the records: the best, the latest and a random rest, at most `count` in all.
 
     Half are those ahead by the values told, a quarter the latest; which of the others stay is
     a matter of a random number that each keeps for good.
     """
     if len(records) <= count:
-        return list(records)
+        return list(range(len(records)))
     succeeded = [(i, f) for i, (_, f) in enumerate(records) if f is not None]
     feasible = [(i, f) for i, f in succeeded if f.feasible] or succeeded
     kept: set[int] = set()
@@ -44,7 +49,7 @@ def chosen(records: Sequence[Record], count: int, seed: int) -> list[Record]:
         if len(kept) >= count:
             break
         kept.add(int(i))
-    return [records[i] for i in sorted(kept)]
+    return sorted(kept)
 
 
 def fitted_on(count: int) -> int:

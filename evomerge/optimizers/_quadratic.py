@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.domain import Domain
+from evomerge.domain import Dimension, Domain
 from evomerge.types import FloatArray
 
 LINKS = ("auto", "identity", "sigmoid", "softplus")
@@ -53,18 +53,12 @@ class Basis:
         """The terms over a box; a dimension without width has none."""
         variables: list[tuple[int, float]] = []
         for i, dimension in enumerate(domain.dimensions):
-            if dimension.kind == "choice":
-                steps = range(1, round(dimension.high - dimension.low) + 1)
-                variables += [(i, dimension.low + k) for k in steps]
-            elif high[i] > low[i]:
-                variables.append((i, 0.0))
+            count = _variables(dimension, low[i], high[i])
+            steps = range(1, count + 1) if dimension.kind == "choice" else range(count)
+            variables += [(i, dimension.low + k) for k in steps]
         pairs = []
         for j, (one, _) in enumerate(variables):
-            dimension = domain.dimensions[one]
-            squared = dimension.kind == "real" or (
-                dimension.kind == "integer" and high[one] - low[one] > 1.5
-            )
-            pairs += [(j, j)] if squared else []
+            pairs += [(j, j)] if _squared(domain.dimensions[one], low[one], high[one]) else []
             pairs += [(j, k) for k in range(j + 1, len(variables)) if variables[k][0] != one]
         table = np.array(pairs, dtype=np.intp).reshape(-1, 2)
         owner = np.array([i for i, _ in variables], dtype=np.intp)
@@ -89,6 +83,27 @@ class Basis:
         x = self.coordinates(genomes)
         half = np.where(self.first == self.second, 0.5, 1.0)  # of 1/2 c'Ac
         return np.hstack([x, half * x[:, self.first] * x[:, self.second]])
+
+
+def unknowns(domain: Domain, low: FloatArray, high: FloatArray) -> int:
+    """How many `Basis.of` would have, by a formula: its terms may be too many to be made."""
+    corners = list(zip(domain.dimensions, low, high, strict=True))
+    counts = [_variables(*one) for one in corners]
+    v = sum(counts)
+    products = (v * v - sum(k * k for k in counts)) // 2
+    return 1 + v + sum(_squared(*one) for one in corners) + products
+
+
+def _variables(dimension: Dimension, low: float, high: float) -> int:
+    """How many variables a dimension is."""
+    if dimension.kind == "choice":
+        return round(dimension.high - dimension.low)
+    return int(high > low)
+
+
+def _squared(dimension: Dimension, low: float, high: float) -> bool:
+    """Whether the variable of a dimension has a square."""
+    return high - low > {"real": 0.0, "integer": 1.5, "choice": math.inf}[dimension.kind]
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,8 @@ class Link:
         """Values for the quadratic, and how much each of them counts; two `n` arrays.
 
         A share p of n items: z = logit((k + 1/2) / (n + 1)) with k = n p, whose inverse
-        variance is n p (1 - p). Otherwise the delta method: slope^2 / stderr^2.
+        variance is n p (1 - p). Otherwise the delta method, slope^2 / stderr^2 around its
+        median: where a softplus is flat, both are small, and only their ratio says something.
 
         Args:
             values: measured metrics, an `n` array.
@@ -169,12 +185,11 @@ class Link:
             n = items or items_behind(shares, stderr / self.unit)
             p = (n * shares + 0.5) / (n + 1.0)
             return np.log(p) - np.log1p(-p), n * p * (1.0 - p)
-        weights = _precision(stderr)
         if self.kind == "softplus":
             above = np.maximum((values - self.start) / self.unit, 1e-6)
             eta = above + np.log(-np.expm1(-above))  # the inverse of log(1 + exp)
-            return eta, weights * self.slope(eta) ** 2
-        return np.asarray(values, dtype=np.float64), weights
+            return eta, _precision(stderr, self.slope(eta))
+        return np.asarray(values, dtype=np.float64), _precision(stderr, np.ones(len(stderr)))
 
 
 def items_behind(shares: FloatArray, stderr: FloatArray) -> float:
@@ -189,14 +204,17 @@ def items_behind(shares: FloatArray, stderr: FloatArray) -> float:
     return max(1.0, float(np.median(p * (1.0 - p) / error**2 + 1.0)))
 
 
-def _precision(stderr: FloatArray) -> FloatArray:
-    """Inverse variances around 1, at most ten times more or less, an `n` array."""
+def _precision(stderr: FloatArray, slope: FloatArray) -> FloatArray:
+    """Inverse variances on the scale of a link around 1, at most ten times more or less.
+
+    Args:
+        stderr: of the metrics, an `n` array.
+        slope: of the link at each, an `n` array.
+    """
     given = np.isfinite(stderr) & (stderr > 0)
-    if not given.any():
-        return np.ones(len(stderr))
-    ordinary = float(np.median(stderr[given]))
-    relative = np.where(given, stderr, ordinary) / ordinary
-    return np.asarray(np.clip(relative**-2.0, 0.1, 10.0))
+    ordinary = float(np.median(stderr[given])) if given.any() else 1.0
+    errors = np.where(given, stderr, ordinary) / np.maximum(slope, np.finfo(float).tiny)
+    return np.asarray(np.clip((errors / np.median(errors)) ** -2.0, 0.1, 10.0))
 
 
 @dataclass(frozen=True)

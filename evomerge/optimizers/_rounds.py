@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -41,16 +42,20 @@ class Rounds:
     needed, so that a resumed study computes none of the recorded ones.
     """
 
-    def __init__(self, design: Sequence[FloatArray], size: int, propose: Propose) -> None:
+    def __init__(
+        self, first: int, design: Callable[[], list[FloatArray]], size: int, propose: Propose
+    ) -> None:
         """Starts without results.
 
         Args:
-            design: genomes that come first.
+            first: candidates of the design.
+            design: makes these genomes; called when the first of them is asked for, since a
+                design that no budget can pay may be too large to be made.
             size: of each round.
             propose: makes a round.
         """
-        self.first, self.size = len(design), size
-        self._design = list(design)
+        self.first, self.size = first, size
+        self._make = design
         self._propose = propose
         self._foreign: list[Record] = []
         self._told: dict[int, Record] = {}
@@ -63,6 +68,10 @@ class Rounds:
         """Candidates to be asked for until the design or the round ends."""
         begun = len(self._asked)
         return self.first - begun if begun < self.first else self.size - self._step(begun)[1]
+
+    @cached_property
+    def _design(self) -> list[FloatArray]:
+        return self._make()
 
     @property
     def records(self) -> list[Record]:

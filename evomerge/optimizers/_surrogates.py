@@ -11,11 +11,12 @@ from evomerge.domain import Domain
 from evomerge.errors import ConfigError
 from evomerge.optimizers import settings
 from evomerge.optimizers._gaussian import GaussianProcess, features
-from evomerge.optimizers._models import Record
+from evomerge.optimizers._models import Record, chosen_rows
 from evomerge.optimizers._quadratic import LINKS, Basis, Link, Quadratic, r2
 from evomerge.types import FloatArray
 
 _OPEN = (-np.inf, np.inf)
+_SEEN = 200  # results that a Gaussian process is fitted to, whose time grows with their cube
 
 
 @dataclass(frozen=True)
@@ -150,14 +151,15 @@ class Fitting:
         stderr = np.array([f.stderr if len(f.stderr) == len(none) else none for _, f in done])
         limits = np.array([f.constraints for _, f in done]).reshape(len(done), -1)
         basis = Basis.of(domain, self.low, self.high)
+        seen = chosen_rows(done, _SEEN, 0)
         bounds = domain.ranges or (_OPEN,) * domain.objectives
         objectives = tuple(
-            self._one(basis, self.link, bounds[k], genomes, values[:, k], stderr[:, k])
+            self._one(basis, self.link, bounds[k], genomes, values[:, k], stderr[:, k], seen)
             for k in range(domain.objectives)
         )
         equal = np.zeros(len(done))
         constraints = tuple(
-            self._one(basis, "identity", _OPEN, genomes, column, equal) for column in limits.T
+            self._one(basis, "identity", _OPEN, genomes, column, equal, seen) for column in limits.T
         )
         rank = _rank(basis, genomes)
         notes = _notes(objectives, len(done), basis.unknowns, rank, self.gate)
@@ -174,8 +176,9 @@ class Fitting:
         genomes: FloatArray,
         values: FloatArray,
         stderr: FloatArray,
+        seen: list[int],
     ) -> Surrogate:
-        """The surrogate of one metric."""
+        """The surrogate of one metric; a Gaussian process sees some rows only."""
         if float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max())):
             return Surrogate("constant", float(values[0]), None, None, values.copy(), "identity")
         link = Link.of(kind, bounds, values)
@@ -184,9 +187,28 @@ class Fitting:
         if own is not None and own >= self.gate:
             misfit = _misfit(values - found.left_out, stderr)
             return Surrogate("quadratic", found, own, own, found.left_out, link.kind, misfit)
-        process = GaussianProcess(features(basis.domain, genomes), values)
-        left_out = _left_out(process, features(basis.domain, genomes), values)
+        x = features(basis.domain, genomes)
+        process = GaussianProcess(x[seen], values[seen])
+        left_out = process.mean(x)
+        left_out[seen] = _left_out(process, x[seen], values[seen])
         return Surrogate("gp", process, r2(values, left_out), own, left_out, link.kind)
+
+
+class Latest:
+    """The surrogates of the latest results: further calls with as many results cost nothing."""
+
+    def __init__(self, fitting: Fitting) -> None:
+        """Starts without surrogates."""
+        self._fitting = fitting
+        self._count = -1
+        self._found: Surrogates | None = None
+
+    def __call__(self, domain: Domain, records: Sequence[Record]) -> Surrogates | None:
+        """The surrogates of results to which others were only ever added."""
+        if self._count != len(records):
+            self._found = self._fitting.fit(domain, records)
+            self._count = len(records)
+        return self._found
 
 
 def _misfit(errors: FloatArray, stderr: FloatArray) -> float:

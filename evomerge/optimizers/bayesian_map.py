@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from evomerge.domain import Domain
 from evomerge.optimizers import settings
 from evomerge.optimizers._predicted_front import filled, picks, search
-from evomerge.optimizers._quadratic import Basis
+from evomerge.optimizers._quadratic import Basis, unknowns
 from evomerge.optimizers._rounds import Known, Rounds, design, within
-from evomerge.optimizers._surrogates import Surrogates, read_fitting
+from evomerge.optimizers._surrogates import Latest, Surrogates, read_fitting
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.seeds import derive
 from evomerge.types import FloatArray, Observation
@@ -89,20 +90,19 @@ class BayesianMap(Optimizer):
         super().__init__(domain, seed)
         self._fitting = read_fitting(domain, box, link, items, gate)
         low, high = self._fitting.low, self._fitting.high
-        basis = Basis.of(domain, low, high)
         least = len(domain.anchors) + len(domain) + 2  # one more for the zero merge
-        usual = max(basis.unknowns // 2, least)
+        usual = max(unknowns(domain, low, high) // 2, least)
         first = usual if startup is None else settings.whole("startup", startup, 2)
         self._every = settings.whole("verify_every", verify_every, 1)
-        count = 4 * len(basis.owner) if directions is None else directions
-        count = settings.whole("directions", count, 0 if directions is None else 1)
-        self._bins = Bins.of(basis, count, settings.whole("radii", radii, 1))
+        many = None if directions is None else settings.whole("directions", directions, 1)
+        self._division = many, settings.whole("radii", radii, 1)
         self._temperature = settings.positive("temperature", temperature)
         self._population = settings.whole("population", population, max(4, domain.objectives))
         self._generations = settings.whole("generations", generations, 1)
         self._seed = seed
-        points = design(domain, low, high, derive(seed, "design"), first)
-        self._rounds = Rounds(points, settings.whole("batch", batch, 1), self._propose)
+        size = settings.whole("batch", batch, 1)
+        self._rounds = Rounds(first, self._points, size, self._propose)
+        self._model = Latest(self._fitting)
 
     def least_candidates(self) -> int:
         """The design, and one round of each kind."""
@@ -120,7 +120,28 @@ class BayesianMap(Optimizer):
 
     def model(self) -> Surrogates | None:
         """The surrogates of all results so far; None before the first success."""
-        return self._fitting.fit(self.domain, self._rounds.records)
+        return self._model(self.domain, self._rounds.records)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the next candidate is to verify what the surrogates predict."""
+        step = self._asked - self._rounds.first
+        return step >= 0 and self._fronts(step // self._rounds.size)
+
+    def _fronts(self, number: int) -> bool:
+        """Whether a round measures the predicted front."""
+        return (number + 1) % self._every == 0
+
+    @cached_property
+    def _bins(self) -> Bins:
+        """Made when first needed: of hundreds of dimensions they take long."""
+        basis = Basis.of(self.domain, self._fitting.low, self._fitting.high)
+        many, radii = self._division
+        return Bins.of(basis, 4 * len(basis.owner) if many is None else many, radii)
+
+    def _points(self) -> list[FloatArray]:
+        low, high = self._fitting.low, self._fitting.high
+        return design(self.domain, low, high, derive(self._seed, "design"), self._rounds.first)
 
     def _ask(self, numbers: range) -> list[FloatArray]:
         return self._rounds.ask(numbers)
@@ -139,9 +160,9 @@ class BayesianMap(Optimizer):
         """The genomes of one round."""
         seed, size = derive(self._seed, "round", known.number), self._rounds.size
         box = within(self.domain, self._fitting.low, self._fitting.high)
-        surrogates = self._fitting.fit(self.domain, known.records)
+        surrogates = self._model(self.domain, known.records)
         chosen: list[FloatArray] = []
-        if surrogates is not None and (known.number + 1) % self._every == 0:
+        if surrogates is not None and self._fronts(known.number):
             found = search(surrogates, seed, self._population, self._generations)
             chosen = picks(found, surrogates, known.asked, size)
         elif surrogates is not None:

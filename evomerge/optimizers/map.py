@@ -10,16 +10,17 @@ from evomerge.domain import Domain
 from evomerge.optimizers import settings
 from evomerge.optimizers._models import Record
 from evomerge.optimizers._predicted_front import filled, picks, search
-from evomerge.optimizers._quadratic import Basis
+from evomerge.optimizers._quadratic import unknowns
 from evomerge.optimizers._rounds import Known, Rounds, design, within
-from evomerge.optimizers._surrogates import Surrogates, read_fitting
+from evomerge.optimizers._surrogates import Latest, Surrogates, read_fitting
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.pareto import hypervolume, non_dominated
 from evomerge.seeds import derive
 from evomerge.types import FloatArray, Observation
 
 _FEW = 5
-"""Candidates a round of a single objective, whose front is one point."""
+"""Candidates a round of a single objective, whose front is one point; and how many of the first
+round a budget has to hold."""
 
 _EXACT = 5
 """Objectives up to which hypervolume is computed exactly; beyond, a front of 200 takes long."""
@@ -28,8 +29,8 @@ _EXACT = 5
 class Map(Optimizer):
     """Fits a quadratic to each objective and measures the front that the quadratics predict.
 
-    - A design: the zero merge, the anchors, and scrambled Sobol points; twice as many candidates
-      as a quadratic has unknowns, (n + 1)(n + 2) / 2 for n reals.
+    - A design: the zero merge, the anchors, and scrambled Sobol points; a third more candidates
+      than a quadratic has unknowns, (n + 1)(n + 2) / 2 for n reals, and at least 10 more.
     - A surrogate of each objective: m(c) = link(e + b'c + 1/2 c'Ac), and of each constraint
       without a link. The link is a sigmoid for objectives with two bounds, a softplus with one.
     - NSGA-III on the surrogates alone, within the box that was sampled.
@@ -64,7 +65,8 @@ class Map(Optimizer):
         Args:
             domain: what is searched.
             seed: of every random number.
-            design: candidates of the design; default twice the unknowns.
+            design: candidates of the design; default the unknowns and a third of them, at least
+                10 more and at least 20 in all.
             verify: points of the predicted front that a round measures; of a single objective
                 at most 5.
             box: lower and upper bound of the real dimensions where they are sampled and
@@ -83,29 +85,32 @@ class Map(Optimizer):
         """
         super().__init__(domain, seed)
         self._fitting = read_fitting(domain, box, link, items, gate)
-        self._unknowns = Basis.of(domain, self._fitting.low, self._fitting.high).unknowns
+        self._unknowns = unknowns(domain, self._fitting.low, self._fitting.high)
         size = settings.whole("verify", verify, 1)
         size = size if domain.objectives > 1 else min(size, _FEW)
-        first = 2 * self._unknowns if design is None else settings.whole("design", design, 1)
+        usual = max(20, self._unknowns + max(10, self._unknowns // 3))
+        first = usual if design is None else settings.whole("design", design, 1)
         self._population = settings.whole("population", population, max(4, domain.objectives))
         self._generations = settings.whole("generations", generations, 1)
         self._tolerance = settings.within("tolerance", tolerance, 0.0, 1.0)
         self._patience = None if patience is None else settings.whole("patience", patience, 1)
         self._seed = seed
-        self._rounds = Rounds(self._points(first), size, self._propose)
+        self._rounds = Rounds(first, self._points, size, self._propose)
         self._volumes: list[float] = []
-        self._model: tuple[int, Surrogates | None] = (-1, None)
+        self._model = Latest(self._fitting)
 
     def least_candidates(self) -> int:
-        """Results without which a quadratic is not determined: its unknowns."""
-        return self._unknowns
+        """The design, or the unknowns where it has fewer, and a look at the predicted front."""
+        return max(self._rounds.first, self._unknowns) + min(_FEW, self._rounds.size)
 
     def least_reason(self) -> tuple[str, str]:
         """Why, and what to do where these are too many."""
-        n = len(self.domain)
-        reason = f"MAP over {n} dimensions has {self._unknowns} unknowns"
-        spread = {d.name.rpartition("/")[0] for d in self.dimensions}
-        fewer = len(spread)
+        n, look = len(self.domain), min(_FEW, self._rounds.size)
+        reason = (
+            f"MAP over {n} dimensions has {self._unknowns} unknowns; its design has "
+            f"{self._rounds.first} candidates, and {look} are to verify the front"
+        )
+        fewer = _without_groups([d.name for d in self.dimensions])
         wide = f"space.granularity=global ({fewer} dimensions: {(fewer + 1) * (fewer + 2) // 2})"
         first = f"Use {wide}, or " if fewer < n else "Use "
         return reason, f"{first}optimizer=bayesian_map or nested_map."
@@ -117,14 +122,16 @@ class Map(Optimizer):
 
     def model(self) -> Surrogates | None:
         """The surrogates of all results so far; None before the first success."""
-        records = self._rounds.records
-        if self._model[0] != len(records):
-            self._model = len(records), self._fitting.fit(self.domain, records)
-        return self._model[1]
+        return self._model(self.domain, self._rounds.records)
 
-    def _points(self, count: int) -> list[FloatArray]:
+    @property
+    def verifies(self) -> bool:
+        """Whether the next candidate is to verify what the surrogates predict."""
+        return self._asked >= self._rounds.first
+
+    def _points(self) -> list[FloatArray]:
         low, high = self._fitting.low, self._fitting.high
-        return design(self.domain, low, high, derive(self._seed, "design"), count)
+        return design(self.domain, low, high, derive(self._seed, "design"), self._rounds.first)
 
     def _ask(self, numbers: range) -> list[FloatArray]:
         return self._rounds.ask(numbers)
@@ -142,7 +149,7 @@ class Map(Optimizer):
     def _propose(self, known: Known) -> list[FloatArray]:
         """The genomes of one round."""
         seed = derive(self._seed, "round", known.number)
-        surrogates = self._fitting.fit(self.domain, known.records)
+        surrogates = self._model(self.domain, known.records)
         chosen: list[FloatArray] = []
         if surrogates is not None:
             found = search(surrogates, seed, self._population, self._generations)
@@ -178,6 +185,18 @@ class Map(Optimizer):
         low, width = np.min(first, axis=0), np.ptp(first, axis=0)
         width = np.where(width > 0, width, 1.0)
         return volume((np.array(values) - low) / width + 0.1)
+
+
+def _without_groups(names: Sequence[str]) -> int:
+    """How many dimensions a space would have with one layer group, by the names of all it has.
+
+    Those of routes and of plain parameters are no weights of sources by layer group.
+    """
+    parts = [tuple(name.split("/")) for name in names]
+    grouped = all(len(p) == 3 for p in parts) and any(p[1] != "all" for p in parts)
+    if not grouped or any(p[0] == "keep" for p in parts):
+        return len(names)
+    return len({p[:2] for p in parts})
 
 
 def volume(values: FloatArray) -> float:

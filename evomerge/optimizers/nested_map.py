@@ -35,6 +35,8 @@ class Node:
         fitness: as it was measured; None if it failed or is not known yet.
         score: of that fitness; None without one.
         r2: leave-one-out R2 of each objective's surrogate; empty of a leaf.
+        predicted: what the surrogates say of it that see all other candidates of its pair, as
+            the objectives are maximised; empty of a leaf.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Node:
     fitness: Fitness | None
     score: float | None
     r2: tuple[float | None, ...] = ()
+    predicted: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -255,11 +258,14 @@ class NestedMap(Optimizer):
         known = self._known(pair)
         surrogates = self._surrogates(pair)
         done = [(c, f) for c, f in known if f is not None]
-        at, fitness = min(done, key=self._order, default=known[0])
+        row = min(range(len(done)), key=lambda i: self._order(done[i]), default=0)
+        at, fitness = done[row] if done else known[0]
         name = "+".join(self._nodes[i].name for i in pair)
         r2 = surrogates.r2 if surrogates is not None else ()
-        genome = self._mix(pair, at)
-        return Node(name, pair, tuple(at.tolist()), genome, fitness, self._score(fitness), r2)
+        models = surrogates.objectives if surrogates is not None else ()
+        predicted = tuple(float(one.left_out[row]) for one in models)
+        genome, score = self._mix(pair, at), self._score(fitness)
+        return Node(name, pair, tuple(at.tolist()), genome, fitness, score, r2, predicted)
 
     def _order(self, record: Record) -> tuple[float, float]:
         """Smaller is better: the least violation, then the largest score."""

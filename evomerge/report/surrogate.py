@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,12 +45,19 @@ class Surrogate:
         kind: of the surrogate in words.
         r2: leave-one-out R2 with all results; None where the objective never changed.
         pairs: what was predicted before it was measured.
+        unit: of predictions and measurements where it is not the objective's own.
     """
 
     objective: Objective
     kind: str
     r2: float | None
     pairs: tuple[Pair, ...]
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """The objective's name, and the unit where it is another one."""
+        return f"{self.objective.name} ({self.unit})" if self.unit else self.objective.name
 
     @property
     def error(self) -> float | None:
@@ -77,6 +84,28 @@ class Surrogate:
 
 
 @dataclass(frozen=True)
+class TreeNode:
+    """A node of nested MAP's tree.
+
+    Attributes:
+        members: the sources that it is made of.
+        parts: of a merge, each coefficient with the members that it belongs to.
+        values: by objective, what was predicted and what was measured, shown.
+        r2: the least leave-one-out R2 of its surrogates.
+    """
+
+    members: str
+    parts: str
+    values: tuple[tuple[str, str], ...]
+    r2: float | None
+
+    @property
+    def quality(self) -> str:
+        """The leave-one-out R2 with two decimals."""
+        return r2_text(self.r2)
+
+
+@dataclass(frozen=True)
 class Predictions:
     """All surrogates of a run.
 
@@ -85,12 +114,18 @@ class Predictions:
         results: how many they are fitted to in the end.
         unknowns: of a quadratic.
         front: candidates of the front that were predicted, by number.
+        notes: what a reader should know of the surrogates, sentences.
+        tree: of nested MAP, children first, with the names of its objectives.
+        columns: titles of the objectives whose values the tree has.
     """
 
     surrogates: tuple[Surrogate, ...]
     results: int
     unknowns: int
     front: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    tree: tuple[TreeNode, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def verified(self) -> int:
@@ -124,17 +159,63 @@ def read_predictions(
             and (p := number(predicted)) is not None
             and (m := number(measured)) is not None
         ]
-        kind = str(one.get("kind"))
-        objective = named.get(name) or Objective(name, metric="loglik")
+        kind, unit = str(one.get("kind")), str(one.get("unit") or "")
+        objective = _shown_as(named.get(name), name, unit)
         r2 = number(one.get("r2"))
-        found.append(Surrogate(objective, KINDS.get(kind, kind), r2, tuple(pairs)))
-    if not found:
+        found.append(Surrogate(objective, KINDS.get(kind, kind), r2, tuple(pairs), unit))
+    tree, heads = _read_tree(told, named)
+    if not found and not tree:
         return None
+    notes = told.get("notes")
     known = {p.candidate for s in found for p in s.pairs}
     return Predictions(
         tuple(found), count(told.get("results")) or 0, count(told.get("unknowns")) or 0,
         tuple(sorted({n for n in front if n is not None and n in known})),
+        tuple(map(str, notes)) if isinstance(notes, list) else (), tree, heads,
     )  # fmt: skip
+
+
+def _shown_as(objective: Objective | None, name: str, unit: str) -> Objective:
+    """An objective whose values are plain numbers where they have a unit of their own."""
+    if objective is None:
+        return Objective(name, metric="loglik")
+    return replace(objective, metric="loglik") if unit else objective
+
+
+def _read_tree(
+    told: Json, named: Mapping[str, Objective]
+) -> tuple[tuple[TreeNode, ...], tuple[str, ...]]:
+    """The nodes of nested MAP's tree, and the titles of its objectives."""
+    listed = told.get("tree")
+    nodes = [mapping(node) for node in listed] if isinstance(listed, list) else []
+    units = {name: str(unit) for name, unit in mapping(told.get("units")).items()}
+    names = list(dict.fromkeys(n for node in nodes for n in mapping(node.get("measured"))))
+    kinds = [_shown_as(named.get(n), n, units.get(n, "")) for n in names]
+    members = [" + ".join(map(str, _list(node.get("members")))) for node in nodes]
+    rows = []
+    for node, own in zip(nodes, members, strict=True):
+        children = [count(child) for child in _list(node.get("children"))]
+        parts = [
+            f"{factor:.2f} x ({members[child]})"
+            for child, c in zip(children, _list(node.get("coefficients")), strict=False)
+            if child is not None and child < len(members) and (factor := number(c)) is not None
+        ]
+        told_of = [mapping(node.get(key)) for key in ("predicted", "measured")]
+        values = [
+            (
+                kind.show(number(told_of[0].get(n)), False),
+                kind.show(number(told_of[1].get(n)), False),
+            )
+            for n, kind in zip(names, kinds, strict=True)
+        ]
+        r2 = [v for v in map(number, mapping(node.get("r2")).values()) if v is not None]
+        rows.append(TreeNode(own, ", ".join(parts), tuple(values), min(r2, default=None)))
+    titles_ = [f"{n} ({units[n]})" if n in units else n for n in names]
+    return tuple(rows), tuple(titles_)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def prediction_charts(predictions: Predictions) -> dict[str, Spec]:
@@ -181,7 +262,7 @@ def prediction_keys(predictions: Predictions) -> list[Key]:
 def predictions_markdown(results: Json, objectives: Sequence[Objective]) -> str:
     """A table of the surrogates, empty for runs without."""
     found = read_predictions(results, objectives, ())
-    if found is None:
+    if found is None or not found.surrogates:
         return ""
     lines = [
         f"Surrogates after {found.results} results, and what they predicted of "
@@ -190,9 +271,11 @@ def predictions_markdown(results: Json, objectives: Sequence[Objective]) -> str:
         "|---|---|---:|---:|---:|",
     ]
     for s in found.surrogates:
-        name = markdown_text(s.objective.name)
+        name = markdown_text(s.title)
         cells = [name, s.kind, r2_text(s.r2), s.show(s.error), s.show(s.bias)]
         lines.append(f"| {' | '.join(cells)} |")
+    if found.notes:
+        lines += ["", *(f"- {markdown_text(note)}" for note in found.notes)]
     return "\n".join(lines) + "\n"
 
 

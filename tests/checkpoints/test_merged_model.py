@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from checkpoint_models import random_tensors, write_folder
 
 from evomerge import operators
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.held import HeldModel
 from evomerge.checkpoints.layout import layout_of
 from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger
@@ -70,6 +72,41 @@ def test_runs_are_parts_of_the_whole_and_not_rounded(pool, method):
         for stop in edges:
             if start <= stop:
                 assert torch.equal(weight.read(start, stop), flat[start:stop])
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_a_recipe_file_passes_integers_on(pool, method, tmp_path):
+    """As the same merge of the sources does; copies have nothing to be computed."""
+    recipe = recipe_of(pool, method, "bfloat16")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    merger = Merger(1)
+    held = merger.checkpoint(str(path))
+    assert isinstance(held, HeldModel) and held.dtype("ids") == "I64"
+    for name, tensor in merger.merge(recipe):
+        assert torch.equal(held.tensor(name), tensor)
+    assert torch.equal(held.weight("ids").read(1, 4), torch.arange(1, 4))
+    again = dict(merger.merge(Recipe("linear", (Source(str(path), {"weight": 1.0}),))))
+    assert torch.equal(again["ids"], torch.arange(5))
+
+
+def test_a_look_for_values_that_are_not_finite_keeps_no_tensor(pool, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_of(pool, "linear").to_yaml())
+    held = Merger(1).checkpoint(str(path))
+    made = []
+    compute = held._made
+
+    def watched(name):
+        tensor = compute(name)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    held._made = watched
+    assert dict(held.non_finite()) == {}
+    # copies of integers lie in the source's own file, which stays open
+    assert len(made) == len(held.names)
+    assert sum(one() is not None for one in made) <= 1
 
 
 def test_it_describes_itself(pool):

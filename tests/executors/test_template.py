@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from studies import quick_config
+
 from evomerge.checkpoints.merger import Merger
-from evomerge.executors.template import TemplatedExecutor, write_template
+from evomerge.executors.template import TemplatedExecutor, remove_unfinished, write_template
 from evomerge.executors.worker import Job, Outcome
 from evomerge.recipe import Recipe, Route, Slot
+from evomerge.workers import make_executor
 from evomerge.zoo import zoo_path
 
 MATH = str(zoo_path("models/math"))
@@ -58,3 +61,20 @@ def test_the_folder_goes_with_the_executor(tmp_path: Path) -> None:
     executor.close()
     assert idle.asked == [job, "close"]
     assert not (tmp_path / "template").exists()
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    for name in (".template.x1", ".template.x2", "template", ".model.y", "templates"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+    remove_unfinished(tmp_path / "template")
+    assert {p.name for p in tmp_path.iterdir()} == {"template", ".model.y", "templates"}
+
+
+def test_a_study_begins_without_the_templates_of_a_killed_one(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    for name in (".template.x", "template"):
+        (run_dir / name).mkdir(parents=True)
+    config = quick_config(run_dir)
+    make_executor(config).close()
+    assert not list(run_dir.iterdir())

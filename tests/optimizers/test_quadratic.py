@@ -11,7 +11,15 @@ from scipy.special import expit, logit
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import ConfigError
 from evomerge.optimizers._gaussian import GaussianProcess, features
-from evomerge.optimizers._quadratic import Basis, Link, Quadratic, Ridge, items_behind, r2
+from evomerge.optimizers._quadratic import (
+    Basis,
+    Link,
+    Quadratic,
+    Ridge,
+    items_behind,
+    r2,
+    unknowns,
+)
 from evomerge.optimizers._rounds import design
 from evomerge.optimizers._surrogates import read_fitting
 from evomerge.testing.optimizers import mixed_domain
@@ -62,6 +70,13 @@ def test_unknowns_of_reals(n):
     assert basis.expand(points(domain, 7)).shape == (7, basis.unknowns - 1)
 
 
+@pytest.mark.parametrize("made", [box(1), box(7), mixed_domain()])
+def test_unknowns_are_known_without_the_terms(made):
+    assert unknowns(made, made.low, made.high) == Basis.of(made, made.low, made.high).unknowns
+    flat = np.where(made.categorical, made.high, made.low)
+    assert unknowns(made, made.low, flat) == Basis.of(made, made.low, flat).unknowns
+
+
 def test_terms_of_integers_and_choices():
     """Two reals, two integers of which one has two values, and a choice of four."""
     domain = mixed_domain()
@@ -86,8 +101,8 @@ def test_design_of_eight_weights_tells_all_45_unknowns_apart():
     basis = Basis.of(domain, domain.low, domain.high)
     assert basis.unknowns == 45
     for seed in range(5):
-        columns = basis.expand(points(domain, 90, seed))
-        assert np.linalg.matrix_rank(np.hstack([np.ones((90, 1)), columns])) == 45
+        columns = basis.expand(points(domain, 60, seed))
+        assert np.linalg.matrix_rank(np.hstack([np.ones((60, 1)), columns])) == 45
         least = basis.expand(points(domain, 45, seed))
         assert np.linalg.matrix_rank(np.hstack([np.ones((45, 1)), least])) == 45
     # The corners of a grid of two levels a dimension: each square is a constant.
@@ -140,6 +155,22 @@ def test_shares_have_the_empirical_logit_and_its_weight():
     np.testing.assert_allclose(other, logit((10 * shares + 0.5) / 11), atol=1e-12)
     below, _ = Link("sigmoid", -100.0, 200.0).targets(200 * shares - 100, 200 * stderr, None)
     np.testing.assert_allclose(below, targets, atol=1e-12)
+
+
+def test_the_best_values_near_the_bound_of_a_softplus_are_fitted():
+    """There the link is flat and the errors are small: on its scale they count as any other."""
+    domain = box(2, ranges=((-INF, 1.0),))
+    genomes = points(domain, 18)
+    away = ((genomes - 0.8) ** 2).sum(axis=1)
+    values = 1.0 - np.exp(np.minimum(8 * away + 1.5 * away**2 - 7, 1.5))
+    stderr = 0.1 * (1.0 - values)
+    rows = [(g, Fitness((v,), (e,))) for g, v, e in zip(genomes, values, stderr, strict=True)]
+    best = np.argsort(-values)[:4]
+    assert values[best].min() > 0.995
+    mean, _ = fit(domain, rows, gate=-1e6).predict(genomes[best])
+    np.testing.assert_allclose(mean[:, 0], values[best], atol=0.005)
+    _, weights = Link.of("softplus", (-INF, 1.0), values).targets(values, stderr, None)
+    assert weights.min() > 0.05 * np.median(weights)
 
 
 def test_items_are_inferred_from_standard_errors():
@@ -356,6 +387,26 @@ def test_ripples_call_for_a_gaussian_process():
     assert (error >= 0).all()
     kept = fit(domain, records(genomes, ripple(genomes)), gate=-100.0)
     assert kept.kinds == ("quadratic",)
+
+
+def test_a_process_sees_at_most_200_results(monkeypatch):
+    """Its time grows with their cube; what it has not seen is left out by itself."""
+    domain, seen = box(2), []
+
+    class Watched(GaussianProcess):
+        def __init__(self, x, *rest):
+            seen.append(len(x))
+            super().__init__(x, *rest)
+
+    monkeypatch.setattr("evomerge.optimizers._surrogates.GaussianProcess", Watched)
+    genomes = points(domain, 230)
+    values = np.sin(7 * genomes[:, 0]) * np.cos(6 * genomes[:, 1])
+    values += 0.05 * np.random.default_rng(0).normal(size=230)
+    [one] = fit(domain, records(genomes, values)).objectives
+    assert one.kind == "gp" and seen == [200] and one.left_out.shape == (230,)
+    assert one.r2 == pytest.approx(r2(values, one.left_out)) and one.r2 > 0.9
+    mean, _ = one.predict(domain, genomes)
+    assert (mean == one.left_out).sum() == 30
 
 
 def test_left_out_values_of_a_process_are_those_of_refitting():
