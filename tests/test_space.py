@@ -453,7 +453,17 @@ def test_sparsity_averages_over_the_layer_groups():
 # -- the files and the page ------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
-FILES = ("della", "operators", "routes", "simplex", "slerp", "task_arithmetic", "ties", "ties_dare")
+FILES = (
+    "della",
+    "operators",
+    "pieces",
+    "routes",
+    "simplex",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "ties_dare",
+)
 SPECS = {name: ROOT.joinpath(f"conf/space/{name}.yaml").read_text("utf-8") for name in FILES}
 PAGE = ROOT.joinpath("docs/spaces.md").read_text("utf-8")
 SPECS |= {
@@ -464,7 +474,7 @@ SPECS |= {
 
 
 @pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
-def test_spaces_of_files_and_of_the_page_plan_their_anchors(text):
+def test_spaces_of_files_and_of_the_page_plan_their_anchors(text, tmp_path):
     spec = yaml.safe_load(text)
     names = ("math",) if spec.get("method") == "slerp" else ("math", "japanese", "sorter")
     merger = Merger(threads=1)
@@ -476,6 +486,7 @@ def test_spaces_of_files_and_of_the_page_plan_their_anchors(text):
         "space": spec,
         "dtype": "bfloat16",
         "seed": 0,
+        "run_dir": str(tmp_path),
     }
     found = make_space(config, merger)
     for genome in found.anchors():
