@@ -244,10 +244,7 @@ def _predicted(
     names = [printable(d.name) for d in surrogates.domain.dimensions]
     parts = [f"{name}={value:.3f}" for name, value in zip(names, genome, strict=True)]
     print("\n".join(_wrapped(f"Genome: {', '.join(parts)}")))
-    items = sum(
-        len(task.items("search")) if (some := setup.items(0)[task.name]) is None else len(some)
-        for task in setup.search_tasks
-    )
+    items = setup.item_count(setup.items(0))
     seconds = _seconds(run)
     cost = "" if seconds is None else f", about {seconds:.2g} s by the study's own times"
     print(f"Verifying it on the search items would cost {items} items{cost}.")

@@ -215,7 +215,7 @@ class Search:
         """
         candidate = self._open.popleft()
         fitness, values, seconds, item_values = None, {}, None, None
-        count = self._item_count(candidate.items)
+        count = self.setup.item_count(candidate.items)
         if result["status"] == "ok":
             seconds = result["seconds"]["answer"] / count
             limits = tuple(result.get("constraints", ()))
@@ -296,12 +296,6 @@ class Search:
 
     # -- limits ---------------------------------------------------------------------------
 
-    def _item_count(self, items: Items) -> int:
-        return sum(
-            len(task.items("search")) if (some := items[task.name]) is None else len(some)
-            for task in self.setup.search_tasks
-        )
-
     def _allowed(self) -> int:
         """How many more candidates the budget bears."""
         allowed = [_NO_LIMIT]
@@ -309,7 +303,7 @@ class Search:
         if self.limits.candidates is not None:
             allowed.append(self.limits.candidates - self.cost.candidates - at_work)
         if self.limits.item_evaluations is not None:
-            items = self._item_count(self.setup.items(0))
+            items = self.setup.item_count(self.setup.items(0))
             left = self.limits.item_evaluations - self.cost.item_evaluations
             allowed.append(left // items - at_work)
         return min(allowed)

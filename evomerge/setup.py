@@ -107,6 +107,13 @@ class Setup:
             out[task.name] = None if len(chosen) == count else tuple(int(i) for i in chosen)
         return out
 
+    def item_count(self, items: Items) -> int:
+        """How many search items a candidate answers, of all tasks together."""
+        return sum(
+            len(task.items("search")) if (some := items[task.name]) is None else len(some)
+            for task in self.search_tasks
+        )
+
     def rotates(self) -> bool:
         """Whether another generation answers other items."""
         return self.items(0) != self.items(1)
@@ -366,12 +373,7 @@ def _affordable(setup: Setup) -> int | None:
     budget = setup.config["budget"]
     bounds = [budget["candidates"]]
     if budget["item_evaluations"] is not None:
-        chosen = setup.items(0)
-        items = sum(
-            len(task.items("search")) if (some := chosen[task.name]) is None else len(some)
-            for task in setup.search_tasks
-        )
-        bounds.append(budget["item_evaluations"] // items)
+        bounds.append(budget["item_evaluations"] // setup.item_count(setup.items(0)))
     return min((b for b in bounds if b is not None), default=None)
 
 
