@@ -14,7 +14,7 @@ ROOT = Path(evomerge.__file__).parent
 RANKS = [
     ["types", "errors", "config", "seeds", "progress", "versions", "markdown", "controls"],
     ["build", "recipe", "journal", "kernels", "domain"],
-    ["operators", "pieces", "pareto", "objectives", "mating"],
+    ["operators", "pieces", "pareto", "objectives", "mating", "irt"],
     ["spaces", "report", "checkpoints", "soups", "vectors", "lineage"],
     ["engines", "estimators", "optimizers", "tasks", "pool_geometry", "space", "lineage_figure"],
     ["executors", "fisher", "testing", "warm_start", "pool_relevance", "digits", "route_checks"],

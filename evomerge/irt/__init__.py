@@ -1,0 +1,1 @@
+"""Item response theory: items fitted once on many models' answers, abilities from a few answers."""
