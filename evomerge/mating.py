@@ -45,8 +45,9 @@ class Mating:
         """
         if np.shape(genome) != (5,) or not np.isfinite(genome).all():
             raise ValueError("a mating: expected member, first, second, share and split")
-        member, first, second = (int(v) for v in genome[:3])
-        mating = cls(member, first, second, float(genome[3]), float(genome[4]))
+        *members, share, split = genome.tolist()
+        member, first, second = map(int, members)
+        mating = cls(member, first, second, share, split)
         if not mating.is_seed and max(first, second) >= member:
             raise ValueError(f"a mating: member {member} has the later parents {first}, {second}")
         return mating

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class VectorMembers:
         self._seeds = [_frozen(np.array(vector, dtype=np.float32)) for vector in seeds]
         self._slerp = interpolation == "slerp"
         self._whole = angle == "global"
-        self._mutation = np.float32(mutation)
+        self._mutation = float(mutation)
         self._seed = seed
         self._members: dict[int, Vector] = {}
         size = self.size
@@ -121,14 +122,11 @@ class VectorMembers:
         factors = self._factors(one, other, sides)
         child = np.empty(n, dtype=np.float32)
         for (side, _), (first, second) in zip(sides, factors, strict=True):
-            out, spare = child[side], self._spare[side]
-            np.multiply(one[side], np.float32(first), out=out)
-            np.multiply(other[side], np.float32(second), out=spare)
-            np.add(out, spare, out=out)
+            np.multiply(one[side], np.float32(first), out=child[side])
+            np.multiply(other[side], np.float32(second), out=self._spare[side])
+        np.add(child, self._spare, out=child)
         if self._mutation:
-            noise = normals(n, self._seed, mating.member)
-            np.multiply(noise, self._mutation, out=noise)
-            np.add(child, noise, out=child)
+            np.add(child, normals(n, self._seed, mating.member, self._mutation), out=child)
         return child
 
     def _factors(
@@ -148,29 +146,37 @@ class VectorMembers:
         ]
 
 
-def normals(n: int, seed: int, number: int) -> Vector:
+def normals(n: int, seed: int, number: int, deviation: float = 1.0) -> Vector:
     """Normally distributed numbers that follow from a seed and a number, an `n` array.
 
-    Box and Muller (1958) in single precision, from 24 bits each for radius and angle, so that
-    none exceeds 5.9. Twice as fast as a `numpy` generator of normal numbers, for which a search
-    over small networks would wait a fifth of its time.
+    Each is one of 65 536 levels, all equally likely: the means of as many equal slices of the
+    normal distribution, the outermost at 4.4 standard deviations. Looking them up takes half
+    the time of the formula of Box and Muller (1958) in `numpy`, or of its own generator, for
+    which a search over small networks would wait a sixth of its time.
+
+    Args:
+        n: how many.
+        seed: of all of them.
+        number: of these.
+        deviation: standard deviation.
     """
-    half = (n + 1) // 2
-    bits = np.random.SFC64(np.random.SeedSequence((seed, number))).random_raw(half)
-    uniform = (bits.astype("<u8", copy=False).view("<u4") >> np.uint32(8)).astype(np.float32)
-    radius, angle = uniform[:half], uniform[half:]
-    radius += np.float32(0.5)
-    radius *= np.float32(2.0**-24)
-    np.log(radius, out=radius)
-    radius *= np.float32(-2.0)
-    np.sqrt(radius, out=radius)
-    angle *= np.float32(2.0 * math.pi * 2.0**-24)
-    made = np.empty(2 * half, dtype=np.float32)
-    np.cos(angle, out=made[:half])
-    np.sin(angle, out=made[half:])
-    made[:half] *= radius
-    made[half:] *= radius
-    return made[:n]
+    bits = np.random.SFC64(np.random.SeedSequence((seed, number))).random_raw((n + 3) // 4)
+    chosen = bits.astype("<u8", copy=False).view("<u2")[:n].astype(np.intp)
+    return levels(deviation).take(chosen, mode="clip")  # all are within; `raise` checks it
+
+
+@lru_cache(maxsize=8)
+def levels(deviation: float) -> Vector:
+    """The means of 65 536 equally likely slices of N(0, deviation^2), ascending, float32.
+
+    Of the slice from a to b it is (pdf(a) - pdf(b)) / (cdf(b) - cdf(a)).
+    """
+    from scipy.special import ndtri  # not loaded by searches that do not mutate
+
+    count = 1 << 16
+    edges = ndtri(np.arange(count + 1) / count)
+    density = np.exp(-0.5 * edges**2) / math.sqrt(2.0 * math.pi)
+    return _frozen((-np.diff(density) * count * deviation).astype(np.float32))
 
 
 def _products(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from evomerge.mating import Mating
 from evomerge.pieces import ANGLES, INTERPOLATIONS, Piecewise, combine
-from evomerge.vectors import VectorMembers
+from evomerge.vectors import VectorMembers, levels, normals
 
 N, K = 200, 3
 
@@ -113,6 +113,28 @@ def test_noise_is_normal_and_a_function_of_seed_and_number():
     np.testing.assert_array_equal(again.make(Mating(3, 1, 0, 0.1, 0.9)), other)
     changed = held(zeros, mutation=0.01, seed=6)
     assert not np.array_equal(changed.make(Mating(3, 0, 1, 0.5, 0.5)), other)
+
+
+def test_noise_has_the_moments_and_tails_of_the_normal_distribution():
+    drawn = np.concatenate([normals(19_210, 3, k) for k in range(200)]).astype(np.float64)
+    n = len(drawn)
+    assert abs(drawn.mean()) < 4 / n**0.5
+    assert abs(drawn.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((drawn**4).mean() - 3) < 4 * (96 / n) ** 0.5
+    for bound in (2.0, 3.0, 4.0):
+        expected = n * 2 * stats.norm.sf(bound)
+        assert abs((abs(drawn) > bound).sum() - expected) < 4 * expected**0.5 + 1
+    assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 4 / n**0.5
+
+
+def test_levels_are_means_of_slices():
+    found = levels(0.5).astype(np.float64)
+    edges = stats.norm.ppf(np.arange(65_537) / 65_536)
+    for k in (0, 1, 1000, 32_768, 65_535):
+        mean = stats.truncnorm(edges[k], edges[k + 1]).mean()
+        assert found[k] == pytest.approx(0.5 * mean, rel=1e-5, abs=1e-7)
+    assert (np.diff(found) > 0).all()
+    np.testing.assert_allclose(found, -found[::-1], atol=1e-7)
 
 
 def test_seeds_get_no_noise_and_are_copies():

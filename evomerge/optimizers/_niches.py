@@ -7,6 +7,7 @@ score of each of P members on each of J items.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.types import FloatArray
 
@@ -34,9 +35,10 @@ def _shared(crowd: FloatArray, capacity: FloatArray, alpha: float) -> FloatArray
 def fitness(scores: FloatArray, weights: FloatArray) -> FloatArray:
     """sum_j F_kj with F_kj = c_j S_kj / z_j ** alpha, a `P` array.
 
-    Members with equal scores get equal sums to the last bit, which BLAS does not promise.
+    Members with equal scores get equal sums to the last bit, since each is an inner product of
+    its own; a product of matrix and vector does not promise it.
     """
-    return np.asarray(np.einsum("kj,j->k", scores, weights), dtype=np.float64)
+    return np.asarray(np.matmul(scores[:, None, :], weights[:, None])[:, 0, 0], dtype=np.float64)
 
 
 def attraction(
@@ -67,16 +69,20 @@ def draw(chances: FloatArray, uniform: float, but: int | None = None) -> int:
     """
     if len(chances) == 1:
         return 0
-    for some in (chances, np.ones(len(chances))):
-        if but is not None:
-            some = some.copy()
-            some[but] = 0.0
-        ends = some.cumsum()
-        if ends[-1] > 0:
-            break
-    found = int(np.searchsorted(ends, uniform * ends[-1], side="right"))
-    last = int(np.searchsorted(ends, ends[-1]))  # rounding may lead beyond it
+    ends = _ends(chances, but)
+    if not ends[-1] > 0:
+        ends = _ends(np.ones(len(chances)), but)
+    found = int(ends.searchsorted(uniform * ends[-1], side="right"))
+    last = int(ends.searchsorted(ends[-1]))  # rounding may lead beyond it
     return min(found, last)
+
+
+def _ends(chances: FloatArray, but: int | None) -> FloatArray:
+    """Sums of the chances up to each, without that of `but`."""
+    if but is not None:
+        chances = chances.copy()
+        chances[but] = 0.0
+    return chances.cumsum()
 
 
 class Archive:
@@ -103,7 +109,9 @@ class Archive:
         self.numbers: list[int] = []
         self._rows = np.zeros((capacity + 1, 0))  # a row more than members stay, for the newcomer
         self._room = np.empty_like(self._rows)
-        self._crowd: FloatArray | None = None  # z, where all scores are 0 or 1
+        self._crowd: NDArray[np.intp] | None = None  # z, where all scores are 0 or 1
+        counts = np.arange(capacity + 2, dtype=np.float64)
+        self._worth = _shared(counts, np.minimum(counts, 1.0), alpha)  # of an item, by its z
         self._weights: FloatArray | None = None
         self._fitness: FloatArray | None = None
 
@@ -128,18 +136,18 @@ class Archive:
         if scores is not None and self._rows.shape[1] != len(scores):
             self._rows = np.zeros((self.capacity + 1, len(scores)))  # those before had zeros
             self._room = np.empty_like(self._rows)
-            self._crowd = np.zeros(len(scores))
+            self._crowd = np.zeros(len(scores), dtype=np.intp)
         self._rows[len(self)] = 0.0 if scores is None else scores
         self.numbers.append(number)
         self._weights = self._fitness = None
         if self._crowd is not None and scores is not None:
-            binary = bool(((scores == 0) | (scores == 1)).all())
-            self._crowd = self._crowd + scores if binary else None
+            solved = scores.astype(bool)
+            self._crowd = self._crowd + solved if (solved == scores).all() else None
         if len(self) <= self.capacity:
             return None
         worst = self._least()
         if self._crowd is not None:
-            self._crowd -= self._rows[worst]
+            self._crowd -= self._rows[worst].astype(bool)
         gone, self.numbers[worst] = self.numbers[worst], self.numbers[-1]
         self._rows[worst] = self._rows[-1]
         self.numbers.pop()
@@ -172,7 +180,7 @@ class Archive:
         """`niche_weights` of the members."""
         if self._crowd is None:
             return niche_weights(self.scores, self.alpha)
-        return _shared(self._crowd, np.minimum(self._crowd, 1.0), self.alpha)
+        return self._worth.take(self._crowd, mode="clip")  # all are within; `raise` checks it
 
     def _attraction(self, one: int, weights: FloatArray) -> FloatArray:
         """`attraction` to a member; of scores of 0 and 1 by what the items it lacks are worth."""
@@ -186,4 +194,4 @@ class Archive:
         Of equals the oldest, so that the archive goes on changing where nothing gets better.
         """
         fit = fitness(self.scores, self._shares())
-        return min(np.flatnonzero(fit == fit.min()), key=lambda k: self.numbers[k])
+        return int(min((fit == fit.min()).nonzero()[0].tolist(), key=self.numbers.__getitem__))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -224,5 +225,5 @@ class Optimizer(ABC):
         for what, numbers, count in zip(
             ("values", "constraints"), (fitness.values, fitness.constraints), wanted, strict=True
         ):
-            if len(numbers) != count or not np.isfinite(numbers).all():
+            if len(numbers) != count or not all(map(math.isfinite, numbers)):
                 raise ValueError(f"{verb}: {what} {numbers}; expected {count} finite numbers")
