@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
 from evomerge.irt.files import shown
+from evomerge.irt.lbfgs import Minimum, minimise
 from evomerge.irt.model import ItemModel, sigmoid
 from evomerge.irt.objective import Curvature, Objective, Priors
 from evomerge.irt.responses import Responses
@@ -20,7 +21,6 @@ from evomerge.types import FloatArray
 Report = Callable[[int, float], None]
 """Called with (passes over the matrix so far, largest gradient in standard errors)."""
 
-MEMORY = 20  # pairs that L-BFGS keeps
 CONTINUOUS = "quasi-likelihood: y log P + (1 - y) log(1 - P)"
 CONSTANT = "discrimination 0, difficulty from the answers' rate and the prior"
 
@@ -59,7 +59,7 @@ def fit_items(
     discrimination_sd: float = 1.0,
     difficulty_sd: float = 3.0,
     tolerance: float = 1e-3,
-    max_iterations: int = 500,
+    max_iterations: int = 2000,
     seed: int = 0,
     source: str = "",
     report: Report | None = None,
@@ -89,7 +89,7 @@ def fit_items(
         max_iterations: of L-BFGS.
         seed: of the start, where there are two dimensions or more.
         source: where the answers came from, for the model's settings.
-        report: called after each iteration.
+        report: called after each pass over the matrix.
 
     Raises:
         ConfigError: for too few models, models or items with no answer, items that are all
@@ -100,13 +100,11 @@ def fit_items(
     scores = responses.scores if varying.all() else responses.scores[:, varying]
     objective = Objective(scores, priors)
     theta, items = _start(objective, scores, dimensions, seed)
-    theta, items, loss, iterations, largest = _minimise(
-        objective, theta, items, tolerance, max_iterations, report
-    )
+    theta, items, minimum = _minimise(objective, theta, items, tolerance, max_iterations, report)
     theta, items = _turned(theta, items)
     curvature = objective.curvature(theta, items)
-    converged = largest <= tolerance
-    notes = _notes(responses, varying, converged, largest)
+    converged = minimum.largest <= tolerance
+    notes = _notes(responses, varying, converged, minimum.largest)
     settings = {
         "source": source,
         "models": len(responses.models),
@@ -124,8 +122,8 @@ def fit_items(
         model=_model(responses, varying, items, curvature, priors, settings),
         abilities=theta,
         ability_errors=_errors(curvature.ability),
-        loss=loss,
-        iterations=iterations,
+        loss=minimum.value,
+        iterations=minimum.iterations,
         converged=converged,
         notes=notes,
     )
@@ -225,15 +223,13 @@ def _minimise(
     tolerance: float,
     max_iterations: int,
     report: Report | None,
-) -> tuple[FloatArray, FloatArray, float, int, float]:
-    """L-BFGS; returns abilities, items, loss, iterations and the largest scaled gradient."""
-    from scipy.optimize import minimize
-
+) -> tuple[FloatArray, FloatArray, Minimum]:
+    """Abilities and items at the minimum, and the minimum in scaled coordinates."""
     blocks = objective.curvature(theta, items)
     scales = [np.linalg.inv(np.linalg.cholesky(h)) for h in (blocks.ability, blocks.item)]
     start = theta, items
     cut = theta.size
-    passes, largest = 0, np.inf
+    passes = 0
 
     def place(u: FloatArray) -> tuple[FloatArray, FloatArray]:
         parts = u[:cut].reshape(theta.shape), u[cut:].reshape(items.shape)
@@ -242,25 +238,20 @@ def _minimise(
 
     def value(u: FloatArray) -> tuple[float, FloatArray]:
         nonlocal passes
-        passes += 1
         found = objective.gradient(*place(u))
         parts = found.ability, found.item
         moved = [np.einsum("nij,nj->ni", c, g).ravel() for c, g in zip(scales, parts, strict=True)]
-        return found.loss, np.concatenate(moved)
-
-    def after(intermediate_result: Any) -> None:
+        scaled = np.concatenate(moved)
+        passes += 1
         if report is not None:
-            report(passes, float(np.abs(intermediate_result.jac).max()))
+            report(passes, float(np.abs(scaled).max()))
+        return found.loss, scaled
 
-    result = minimize(
-        value, np.zeros(theta.size + items.size), jac=True, method="L-BFGS-B", callback=after,
-        options={
-            "maxcor": MEMORY, "maxiter": max_iterations, "maxfun": 2 * max_iterations + 20,
-            "gtol": tolerance, "ftol": 0.0,
-        },
-    )  # fmt: skip
-    largest = float(np.abs(result.jac).max())
-    return *place(result.x), float(result.fun), int(result.nit), largest
+    noise = 1e-15 if objective.exact else 1e-9
+    found = minimise(
+        value, np.zeros(theta.size + items.size), tolerance, max_iterations, noise=noise
+    )
+    return *place(found.x), found
 
 
 def _turned(theta: FloatArray, items: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -84,18 +84,19 @@ class Objective:
     def gradient(self, theta: FloatArray, items: FloatArray) -> Gradient:
         """At abilities `M x D` and items `N x (D + 1)`, alpha then beta."""
         import torch
-        from torch.nn.functional import softplus
 
         loss = 0.0
         by_ability, by_item = np.zeros_like(theta), np.zeros_like(items)
         with torch.inference_mode():
             for rows, columns, y, one, other in self._tiles(theta, items):
                 z = one @ other.T
-                error = torch.sigmoid(z).sub_(y).nan_to_num_(nan=0.0)
+                p = torch.sigmoid(z)
+                # log(1 + exp(z)) = max(z, 0) - log(max(P, 1 - P))
+                terms = z.clamp(min=0).sub_(torch.maximum(p, 1 - p).log_()).sub_(z.mul_(y))
+                error = p.sub_(y).nan_to_num_(nan=0.0)
                 by_ability[rows] += (error @ other[:, :-1]).double().numpy()
                 by_item[columns] += (error.T @ one).double().numpy()
-                terms = softplus(z).sub_(z.mul_(y)).nan_to_num_(nan=0.0)
-                loss += float(terms.sum(dim=1).double().sum())
+                loss += float(terms.nan_to_num_(nan=0.0).sum(dim=1).double().sum())
         prior, precision = self._prior(items.shape[1])
         loss += 0.5 * self.priors.ability_precision * float((theta**2).sum())
         loss += 0.5 * float((precision * (items - prior) ** 2).sum())

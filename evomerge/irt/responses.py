@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,3 +119,33 @@ class Responses:
             and tuple(g for g, keep in zip(self.groups, rows, strict=True) if keep),
         )
         return smaller, notes
+
+
+def read_responses(
+    paths: Sequence[Path],
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    split: str = "search",
+) -> Responses:
+    """Reads answers and joins what the paths hold: models and items of all, by their names.
+
+    By what a path is: `.npz`; `.csv` and `.parquet` (one row a model, or columns model, item and
+    score); `.jsonl` (lm-eval's samples, one file a model); a study's run directory; a folder of
+    lm-eval's samples; a folder of Parquet files with columns model, item and score, such as a
+    ledger. Where there are several tasks, items are called TASK/ITEM.
+
+    Args:
+        paths: of files and folders.
+        task: takes only this one, and leaves its items' names as they are.
+        metric: of lm-eval's samples; None takes the only one.
+        split: the one to take from run directories and ledgers.
+
+    Raises:
+        ConfigError: for files that are missing, damaged, of another form or at odds.
+    """
+    from evomerge.irt.reading import join, read
+
+    if not paths:
+        raise ConfigError.of("matrix", "no path", "one or more", "Name a file or a folder.")
+    return join(read(paths, metric, split), task)
