@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from evomerge import footprint
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.writer import existing_folder
@@ -103,13 +104,18 @@ def _memory(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
     if not hasattr(os, "sysconf"):
         return
     largest = max((math.prod(shape) for shape in base.shapes.values()), default=0)
-    needed = plan.workers * (2 * base.bytes() + 16 * largest)
+    engine = max(footprint.size(base), footprint.template(config, merger))
+    merged = footprint.held(config, merger)
+    # The result is written by a merger of its own, which merges such sources once more.
+    needed = plan.workers * (2 * engine + 16 * largest + merged) + merged
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()
     if needed > free:
         yield Problem(
-            "executor.workers", f"{plan.workers} worker(s) that need about {needed / 1e9:.1f} GB",
+            "executor.workers", f"{plan.workers} worker(s) that need about {needed / 1e9:.1f} GB"
+            + (f", sources that are merges {merged / 1e9:.1f} GB of it each" if merged else ""),
             f"at most the {free / 1e9:.1f} GB of free memory",
-            "Use fewer workers, smaller models or a larger machine.",
+            "Use fewer workers, smaller models or a larger machine"
+            + ("; or write the merges (evomerge merge) and name the folders." if merged else "."),
         )  # fmt: skip
 
 
@@ -127,12 +133,15 @@ def _disk(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterat
         return
     base = quiet_base(config, merger)
     candidates = config["budget"]["candidates"] or 1000
-    needed = (base.bytes() if base else 0) + candidates * 100 * _ITEM_BYTES + _SPARE
+    shape = footprint.template(config, merger)
+    model = max(footprint.size(base) if base else 0, shape)
+    needed = model + shape + candidates * 100 * _ITEM_BYTES + _SPARE
     free = shutil.disk_usage(folder).free
     if free < needed:
         yield Problem(
             "run_dir", f"{free / 1e9:.2f} GB free on the disk of {run_dir}",
-            f"about {needed / 1e9:.2f} GB for the merged model and the journal",
+            f"about {needed / 1e9:.2f} GB for the merged model"
+            + (", the one that engines start on" if shape else "") + " and the journal",
             "Free some space or set run_dir=DIR on another disk.",
         )  # fmt: skip
 

@@ -21,6 +21,7 @@ RANKS = [
     ["pool", "lineage_command"],
     ["setup", "evaluation", "merging", "trials"],
     ["workers"],
+    ["footprint"],
     ["resources", "search", "pool_command", "identity", "predictions"],
     ["finalists", "pruning", "picking"],
     ["pick_command"],
