@@ -40,6 +40,8 @@ usage:
                                      who a merge by matings (space=pieces) descends from
   python -m evomerge pick RUN --prefer NAME=WEIGHT[,...] [--at-least NAME=VALUE[,...]]
                                      the merge of a study that suits a preference
+  python -m evomerge irt fit MATRIX [...] --out FILE.npz
+                                     item response models from answers of many models; irt show
 
 keys that most studies set (all of them: python -m evomerge +experiment=NAME --cfg job):
   seed=0  run_dir=DIR  finalists=8  dtype=bfloat16
@@ -89,7 +91,7 @@ def run(arguments: list[str]) -> int:
 
 def _after(arguments: Sequence[str]) -> str:
     """What an interrupted command has left."""
-    if arguments and arguments[0] in ("merge", "pool", "pick"):
+    if arguments and arguments[0] in ("merge", "pool", "pick", "irt"):
         return "nothing was written"
     return "the same command goes on from here"
 
@@ -100,7 +102,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0 if arguments else 2
     verbs = {
         "check": _check, "pool": _pool, "merge": _merge, "report": _report, "pick": _pick,
-        "lineage": _lineage,
+        "lineage": _lineage, "irt": _irt,
     }  # fmt: skip
     if arguments[0] in verbs:
         return verbs[arguments[0]](arguments[1:])
@@ -188,6 +190,12 @@ def _lineage(arguments: list[str]) -> int:
     from evomerge.lineage_command import lineage_command
 
     return lineage_command(arguments)
+
+
+def _irt(arguments: list[str]) -> int:
+    from evomerge.irt_command import irt_command
+
+    return irt_command(arguments)
 
 
 def _pick(arguments: list[str]) -> int:

@@ -117,6 +117,7 @@ def fit_items(
         "errors": "inverse diagonal blocks of the Hessian, prior included",
         "converged": converged,
         "seed": seed,
+        "abilities": dict(zip(responses.models, np.round(theta, 5).tolist(), strict=True)),
     }
     return Fit(
         model=_model(responses, varying, items, curvature, priors, settings),
