@@ -121,7 +121,10 @@ class Stop:
 
 @dataclass
 class Config:
-    """A whole study."""
+    """A whole study.
+
+    `ledger` is a folder of answers that studies share; null keeps them in the run directory.
+    """
 
     experiment: str = "study"
     seed: int = 0
@@ -146,11 +149,12 @@ class Config:
     stop: Stop = field(default_factory=Stop)
     front: Front = field(default_factory=Front)
     finalists: int = 8
+    ledger: str | None = None
     trust_remote_code: bool = False
 
 
 FREE_KEYS = (
     "budget", "stop", "executor", "controls", "run_dir", "report_tasks", "finalists", "front",
-    "pool",
+    "pool", "ledger",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: they change no recorded result."""

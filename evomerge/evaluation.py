@@ -165,7 +165,7 @@ class Measurer:
             missing = tuple(r for r in requests if (r.task, r.split) not in known.get(digest, {}))
             queued = any(digests[s.name] == digest for s in by_id.values())
             if missing and digest not in failed and not queued:
-                jobs.append(Job(number, subject.recipe.to_dict(), missing))
+                jobs.append(Job(number, subject.recipe.to_dict(), missing, digest))
                 by_id[number] = subject
         done = len(subjects) - len(jobs)
         if jobs:
@@ -213,8 +213,9 @@ class Measurer:
         number = sum(e["event"] == "measure" for e in self._journal.events)
         file = self._journal.write_items(f"measure-{number:05d}", outcome.scores)
         self._journal.append(
-            "measure", **common, status="ok", scores=summary(outcome.scores), file=file
-        )
+            "measure", **common, status="ok", scores=summary(outcome.scores),
+            answered=outcome.answered, file=file,
+        )  # fmt: skip
 
     def _asked(self, requests: Sequence[Request]) -> list[str]:
         """What was to be measured: task, split, and what items and settings they stood for."""

@@ -149,7 +149,7 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         EvomergeError: if the disk is full or fails.
     """
-    with _replaced(path) as temporary:
+    with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -173,7 +173,7 @@ def write_items(path: Path, scores: Sequence[ItemScores]) -> None:
             "tokens": [int(t) for s in scores for t in s.tokens],
         }
     )
-    with _replaced(path) as temporary:
+    with replaced(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
@@ -262,7 +262,7 @@ def _refuse_foreign(run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path` once it is whole and on the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:

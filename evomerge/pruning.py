@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evomerge.answering import answering_executor
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.evaluation import LazyExecutor, Measurer, Subject
 from evomerge.identity import task_digests
@@ -25,7 +26,6 @@ from evomerge.setup import (
     search_requests,
     source_recipes,
 )
-from evomerge.workers import make_executor
 
 FOLDER = "pool"
 """In the run directory: `pool.json`, and a journal if scores were measured."""
@@ -105,7 +105,7 @@ def _scores(setup: Setup, key: str, progress: Progress) -> Scores:
             journal.clear()
         if not journal.events:
             journal.append("study", schema=SCHEMA, experiment=config["experiment"], key=key)
-        executor = LazyExecutor(lambda: make_executor(config))
+        executor = LazyExecutor(lambda: answering_executor(setup, progress.say))
         measurer = Measurer(journal, executor, model_identities(setup), task_digests(setup))
         recipes = source_recipes(config)
         subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]

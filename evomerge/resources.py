@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from evomerge import footprint
+from evomerge.answering import ledger_folder
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.writer import existing_folder
 from evomerge.engines.auto import check_engine, resolve_engine
 from evomerge.errors import Problem, UserError
 from evomerge.executors.cores import available
+from evomerge.ledger import check_folder, segment_rows
 from evomerge.setup import Config
 from evomerge.workers import plan_workers
 
@@ -27,7 +29,7 @@ def check_resources(
     config: Config, merger: Merger, tell: Callable[[str], None]
 ) -> Iterator[Problem]:
     """Everything that the machine lacks for a study, part by part."""
-    for step in (_engine, _workers, _devices, _memory, _disk):
+    for step in (_engine, _workers, _devices, _memory, _disk, _ledger):
         try:
             yield from step(config, merger, tell)
         except UserError as error:
@@ -144,6 +146,15 @@ def _disk(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterat
             + (", the one that engines start on" if shape else "") + " and the journal",
             "Free some space or set run_dir=DIR on another disk.",
         )  # fmt: skip
+
+
+def _ledger(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
+    folder = ledger_folder(config)
+    check_folder(folder)
+    rows = sum(segment_rows(folder).values()) if folder.is_dir() else 0
+    if config["ledger"] is not None:
+        tell(f"ledger: {rows} answers in {folder}")
+    yield from ()
 
 
 def _page_cache() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from evomerge.answering import answering_executor
 from evomerge.build import load_target
 from evomerge.controls import CONTROLS, RANDOM_SEARCH, controls
 from evomerge.domain import Domain
@@ -36,7 +37,6 @@ from evomerge.space import SearchSpace
 from evomerge.trials import Limits
 from evomerge.types import FloatArray
 from evomerge.versions import versions
-from evomerge.workers import make_executor
 
 _FISHER_ITEMS = 32
 _LARGEST = 4 << 30  # bytes of a base whose Fisher information is worth its memory
@@ -57,7 +57,7 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
     """
     with locked(setup.run_dir):
         journal = Journal(setup.run_dir)
-        executor = LazyExecutor(lambda: _start(setup, progress))
+        executor = LazyExecutor(lambda: answering_executor(setup, progress.say))
         try:
             _begin(setup, journal, executor, progress)
             proof = _run(setup, journal, executor, progress)
@@ -240,9 +240,3 @@ def _refuse_changes(journal: Journal, now: Mapping[str, Any]) -> None:
             "the config that the study began with",
             "Undo the change, or give this study another run_dir.",
         )  # fmt: skip
-
-
-def _start(setup: Setup, progress: Progress) -> Any:
-    node = setup.config["executor"]
-    progress.say(f"starting the {node['name']} executor and its engines")
-    return make_executor(setup.config)

@@ -25,7 +25,7 @@ QUICK = (
 )
 """Overrides of a study that takes seconds: 12 search items, no controls."""
 
-TIMES = ("time", "seconds")
+TIMES = ("time", "seconds", "answered")
 
 
 def quick_config(run_dir: Path, *overrides: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def quick_arguments(run_dir: Path, *overrides: str) -> list[str]:
 
 
 def journal(run_dir: Path) -> list[dict[str, Any]]:
-    """The events without what may differ between two runs: their times."""
+    """The events without what may differ between two runs: times, and what a ledger answered."""
     lines = (run_dir / "journal.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
 

@@ -56,11 +56,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One model to evaluate: a number, a recipe as plain data, and items."""
+    """One model to evaluate: a number, a recipe as plain data, and items.
+
+    Attributes:
+        id: handed back with the outcome.
+        recipe: as plain data.
+        requests: the items.
+        digest: of the recipe by the content of its models; where it is empty, nothing that is
+            known of the model is used and nothing is remembered.
+        timed: answers everything anew, since it is the time that counts.
+    """
 
     id: int
     recipe: Mapping[str, Any]
     requests: tuple[Request, ...]
+    digest: str = ""
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,9 @@ class Outcome:
         answer_seconds: generating and scoring with the model.
         total_seconds: everything in the worker.
         roundtrip_seconds: from hand-over to arrival, as the executor saw it.
+        start_seconds: starting the engines, of the first job that needed them, where they were
+            not started before.
+        answered: items that the model was really run on; None if the job failed.
     """
 
     id: int
@@ -84,6 +98,8 @@ class Outcome:
     answer_seconds: float = 0.0
     total_seconds: float = 0.0
     roundtrip_seconds: float = 0.0
+    start_seconds: float = 0.0
+    answered: int | None = None
 
 
 class Worker:
@@ -132,8 +148,9 @@ class Worker:
                 total_seconds=time.perf_counter() - begin,
             )  # fmt: skip
         return Outcome(
-            job.id, tuple(scores), None, merged - begin, answering, time.perf_counter() - begin
-        )
+            job.id, tuple(scores), None, merged - begin, answering, time.perf_counter() - begin,
+            answered=sum(len(part) for part in scores),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Frees the engine."""
