@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 from evomerge.checkpoints.held import HeldModel
@@ -10,19 +9,15 @@ from evomerge.checkpoints.merged import MergedModel
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.parts import Assembly
+from evomerge.checkpoints.writer import output_bytes
 from evomerge.errors import UserError
 from evomerge.setup import Config
 from evomerge.workers import template_recipe
 
 
-def written(assembly: Assembly) -> int:
-    """Bytes of the tensors that a merge writes."""
-    return sum(math.prod(part.shape) * part.dtype.itemsize for part in assembly.parts)
-
-
 def size(model: Model) -> int:
     """Bytes of a model's tensors, wherever they come from."""
-    return written(model.assembly) if isinstance(model, MergedModel) else model.bytes()
+    return output_bytes(model.assembly) if isinstance(model, MergedModel) else model.bytes()
 
 
 def held(config: Config, merger: Merger) -> int:
@@ -65,6 +60,6 @@ def template(config: Config, merger: Merger) -> int:
         return 0
     try:
         recipe = template_recipe(config, merger)
-        return 0 if recipe is None else written(merger.assemble(recipe))
+        return 0 if recipe is None else output_bytes(merger.assemble(recipe))
     except UserError:
         return 0  # said where the space is checked

@@ -23,6 +23,7 @@ from evomerge.checkpoints.writer import (
 from evomerge.errors import ConfigError, Problem, SourceError
 from evomerge.progress import Progress
 from evomerge.recipe import Recipe
+from evomerge.recipe.bundle import bundled
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -65,9 +66,9 @@ def merge_command(arguments: Sequence[str]) -> int:
         check_room(options.out, output_bytes(assembly))
         if not options.trust_sources:
             _check_values(recipe, merger, progress)
-        text = recipe.to_yaml(merger.identities(recipe))
+        text, files = bundled(recipe, merger.identities)
         write_checkpoint(
-            recipe, merger, options.out, {"recipe.yaml": text}, options.shard_size,
+            recipe, merger, options.out, {**files, "recipe.yaml": text}, options.shard_size,
             _reporter(progress), assembly,
         )  # fmt: skip
     print(f"{options.out}  {text.splitlines()[0].lstrip('# ')}")

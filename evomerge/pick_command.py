@@ -19,12 +19,13 @@ from evomerge.markdown import printable
 from evomerge.objectives import Objective
 from evomerge.picking import Preference, ends, maximise, ranked, read_preference
 from evomerge.predictions import fitted
+from evomerge.recipe.bundle import bundled
 from evomerge.report.candidates import candidate_records
 from evomerge.report.front import front_points
 from evomerge.report.objectives import Objective as Shown
 from evomerge.report.objectives import read_objectives, read_values
 from evomerge.report.reading import RunFiles, mapping, read_run
-from evomerge.setup import Setup, make_setup, model_identities
+from evomerge.setup import Setup, make_setup
 from evomerge.types import FloatArray
 
 _NORMAL = 1.959964
@@ -104,8 +105,14 @@ def pick_command(arguments: Sequence[str]) -> int:
             if modelled:
                 print(f"What is written is the measured choice, {measured.names[order[0]]}.")
         recipe = setup.space.decode(genome)
-        write_atomic(options.out, recipe.to_yaml(model_identities(setup)))
-        print(f"Wrote {options.out}; to merge it: python -m evomerge merge {options.out} OUT")
+        text, files = bundled(recipe, setup.merger.identities)
+        for name, content in files.items():
+            write_atomic(options.out.parent / name, content)
+        write_atomic(options.out, text)
+        beside = f" and {', '.join(files)} beside it" if files else ""
+        print(
+            f"Wrote {options.out}{beside}; to merge it: python -m evomerge merge {options.out} OUT"
+        )
     return 0
 
 

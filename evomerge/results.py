@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from evomerge.front_results import front_results, held_out, objective_values
 from evomerge.journal import read_events, write_atomic
 from evomerge.predictions import has_model, surrogate_results
 from evomerge.proof import BEST, Proof
-from evomerge.setup import Setup, model_identities, optimizer_name
+from evomerge.recipe.bundle import bundled
+from evomerge.setup import Setup, optimizer_name
 
 SCHEMA = 1
 
@@ -79,6 +81,8 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
 def write_study(setup: Setup, proof: Proof) -> dict[str, Any]:
     """Writes `best/recipe.yaml`, `best/model/` and `results.json`; returns the results.
 
+    Recipe files among the sources are copied beside the recipe, which then names the copies.
+
     Raises:
         EvomergeError: if the disk is full or fails; what was there before stays.
     """
@@ -90,23 +94,27 @@ def write_study(setup: Setup, proof: Proof) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     for unfinished in folder.glob(".model.*"):  # of a write that was killed
         shutil.rmtree(unfinished)
-    text = recipe.to_yaml(model_identities(setup))
-    if not _is_current(folder, text):
-        (folder / "recipe.yaml").unlink(missing_ok=True)
+    text, files = bundled(recipe, setup.merger.identities)
+    written = {**files, "recipe.yaml": text}
+    if not _is_current(folder, written):
+        for old in (folder / "recipe.yaml", *folder.glob("merge-*.yaml")):
+            old.unlink(missing_ok=True)
         if (folder / "model").exists():
             shutil.rmtree(folder / "model")
         write_checkpoint(recipe, setup.merger, folder / "model")
-        write_atomic(folder / "recipe.yaml", text)
-    write_atomic(folder / "model" / "README.md", model_card(results, text))
+        for name, content in written.items():  # the recipe last: with it, all is there
+            write_atomic(folder / name, content)
+    write_atomic(folder / "model" / "README.md", model_card(results, text, files))
     write_atomic(
         setup.run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     )
     return results
 
 
-def _is_current(folder: Path, text: str) -> bool:
-    recipe = folder / "recipe.yaml"
-    return recipe.is_file() and recipe.read_text() == text and (folder / "model").is_dir()
+def _is_current(folder: Path, written: Mapping[str, str]) -> bool:
+    files = [(folder / name, text) for name, text in written.items()]
+    there = all(file.is_file() and file.read_text() == text for file, text in files)
+    return there and (folder / "model").is_dir()
 
 
 def _scores(splits: Splits) -> dict[str, dict[str, Any]]:

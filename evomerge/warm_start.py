@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.checkpoints.locate import is_recipe_file
 from evomerge.domain import Dimension
 from evomerge.errors import ConfigError, UserError
 from evomerge.journal import JOURNAL, read_events
 from evomerge.objectives import Goals
 from evomerge.recipe import Recipe
+from evomerge.recipe.bundle import renamed
+from evomerge.recipe.references import is_recipe_file
 from evomerge.space import SearchSpace
 from evomerge.types import Fitness, FloatArray, Observation
 
@@ -209,7 +210,7 @@ def _unnamed(node: Mapping[str, Any], weighted: object) -> dict[str, Any]:
 
 
 def _genome(path: Path, space: SearchSpace) -> FloatArray:
-    recipe = Recipe.from_yaml(path)
+    recipe = _as_spoken(Recipe.from_yaml(path), space)
     try:
         genome = space.encode(recipe)
         same = space.decode(genome).to_dict() == recipe.to_dict()
@@ -224,6 +225,29 @@ def _genome(path: Path, space: SearchSpace) -> FloatArray:
     if outside:
         raise _unlike(path, f"{outside[0]} outside its bounds")
     return genome
+
+
+def _as_spoken(recipe: Recipe, space: SearchSpace) -> Recipe:
+    """The recipe with the space's own references to recipe files, if it names their copies."""
+    named = [ref for ref in recipe.models() if is_recipe_file(ref) and Path(ref).is_file()]
+    if not named:
+        return recipe
+    own: dict[str, str] = {}
+    corners = [[getattr(d, at) for d in space.dimensions] for at in ("start", "low", "high")]
+    for genome in (*map(np.array, corners), *space.anchors()):
+        try:
+            models = space.decode(genome).models()
+        except UserError:  # a route without a block, say
+            continue
+        own |= {_content(Path(ref)): ref for ref in models if is_recipe_file(ref)}
+    contents = {ref: _content(Path(ref)) for ref in named}
+    return renamed(recipe, {ref: own[text] for ref, text in contents.items() if text in own})
+
+
+def _content(path: Path) -> str:
+    """Digest of a recipe file, in which recipe files that it names are replaced by theirs."""
+    recipe = Recipe.from_yaml(path)
+    return recipe.digest({r: _content(Path(r)) for r in recipe.models() if is_recipe_file(r)})
 
 
 def _unlike(path: Path, found: str) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.cli import compose_config
 from evomerge.errors import ConfigError, SourceError
+from evomerge.merging import merge_command
 from evomerge.progress import Progress
 from evomerge.recipe import Recipe, Route, Slot, Source
+from evomerge.recipe.bundle import bundled
 from evomerge.setup import make_setup
 from evomerge.study import run_study
 from evomerge.workers import TEMPLATE, template_recipe
@@ -58,8 +61,10 @@ def test_the_result_of_a_study_is_a_source_of_the_next(first: Path, tmp_path: Pa
         "base", "merge", "math",
     }  # fmt: skip
     best = Recipe.from_yaml(tmp_path / "a/best/recipe.yaml")
-    assert best.base == str(recipe) and best.route is not None
-    assert {s.model for s in best.route.slots} <= {str(recipe), MATH}
+    (copy,) = (tmp_path / "a/best").glob("merge-*.yaml")
+    assert best.base == str(copy) and best.route is not None
+    assert {s.model for s in best.route.slots} <= {str(copy), MATH}
+    assert Recipe.from_yaml(copy) == Recipe.from_yaml(recipe)
     assert not (tmp_path / "a" / TEMPLATE).exists()
     scores = {
         e["name"]: e["scores"]["jp_math_tiny"]["validation"]["score"]
@@ -110,6 +115,81 @@ def test_a_recipe_is_the_model_that_it_would_write(recipe_file: Path, tmp_path: 
     assert held.fingerprint == Recipe.from_yaml(recipe_file).digest(
         {ref: merger.checkpoint(ref).fingerprint for ref in (BASE, MATH, JAPANESE)}
     )
+
+
+def test_a_result_needs_no_file_of_the_stage_before(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder can be moved, and merged wherever its models are; the card shows all of it."""
+    stage = tmp_path / "stage"
+    shutil.copytree(first, stage)
+    few = ("budget.candidates=3", "space.indicators=integer", "pool.check=false", "finalists=1")
+    run(tmp_path / "run", *hybrid(stage / "best/recipe.yaml", *few))
+    text = (tmp_path / "run/best/recipe.yaml").read_text()
+    (copy,) = (tmp_path / "run/best").glob("merge-*.yaml")
+    card = (tmp_path / "run/best/model/README.md").read_text()
+    assert f"`{copy.name}` in it:" in card
+    assert set(copy.read_text().splitlines()[:2]) <= set(card.splitlines())
+    assert str(stage) not in text + copy.read_text() + card
+    shutil.copytree(tmp_path / "run/best", tmp_path / "moved")
+    shutil.rmtree(stage)
+    shutil.rmtree(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for out, recipe in (("again", "moved/recipe.yaml"), ("thrice", "again/recipe.yaml")):
+        assert merge_command([recipe, out]) == 0
+        for name in ("model.safetensors", "config.json"):
+            assert Path(out, name).read_bytes() == Path("moved/model", name).read_bytes()
+        assert Path(out, "recipe.yaml").read_text() == text
+        assert Path(out, copy.name).read_text() == Path("moved", copy.name).read_text()
+
+
+def test_a_result_begins_a_study_over_its_space(first: Path, tmp_path: Path) -> None:
+    """Though it names a copy of the recipe that the space names."""
+    few = ("budget.candidates=3", "space.indicators=integer", "pool.check=false", "finalists=1")
+    source = first / "best/recipe.yaml"
+    run(tmp_path / "run", *hybrid(source, *few))
+    best = tmp_path / "run/best/recipe.yaml"
+    begun = make_setup(
+        quick_config(tmp_path / "next", *hybrid(source, *few, f"warm_start.recipes=[{best}]"))
+    )
+    (genome,) = begun.start.anchors
+    found, wanted = begun.space.decode(genome), Recipe.from_yaml(best)
+    assert found.models()[0] == str(source) and wanted.models()[0] != str(source)
+    identities = begun.merger.identities
+    assert found.digest(identities(found)) == wanted.digest(identities(wanted))
+
+
+def test_recipe_files_in_recipe_files_are_copied(recipe_file: Path, tmp_path: Path) -> None:
+    """References to recipe files are looked up beside the recipe first."""
+    middle = tmp_path / "middle" / "recipe.yaml"
+    middle.parent.mkdir()
+    nested = Recipe(
+        "linear", (Source(str(recipe_file), {"weight": 0.5}), Source(MATH, {"weight": 1}))
+    )
+    outer = Recipe(
+        "linear", (Source(str(middle), {"weight": 1.0}), Source(nested, {"weight": 2.0}))
+    )
+    middle.write_text(nested.to_yaml())
+    merger = Merger(threads=1)
+    text, files = bundled(outer, merger.identities)
+    assert len(files) == 2 and text == bundled(outer, merger.identities)[0]
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for name, content in {**files, "outer.yaml": text}.items():
+        assert str(tmp_path) not in content
+        (bundle / name).write_text(content)
+    read = Recipe.from_yaml(bundle / "outer.yaml")
+    assert read.models()[0].startswith(str(bundle))
+    assert read.digest(merger.identities(read)) == outer.digest(merger.identities(outer))
+    assert bundled(read, merger.identities) == (text, files)
+    for (name, one), (_, other) in zip(merger.merge(outer), merger.merge(read), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_recipe_without_recipe_files_stands_alone(recipe_file: Path) -> None:
+    recipe = Recipe.from_yaml(recipe_file)
+    identities = Merger(threads=1).identities
+    assert bundled(recipe, identities) == (recipe.to_yaml(identities(recipe)), {})
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:

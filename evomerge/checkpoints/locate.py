@@ -47,11 +47,6 @@ def locate(ref: str, field: str = "model", pickled: bool = False) -> Path:
     return _from_hub(ref, field, pickled)
 
 
-def is_recipe_file(ref: str) -> bool:
-    """Whether a reference names a recipe, which stands for the model that it makes."""
-    return ref.endswith((".yaml", ".yml")) and not Path(ref).is_dir()
-
-
 def is_hub_name(ref: str) -> bool:
     """Whether a reference could be `organisation/name[@revision]`, not a path."""
     return not ref.startswith((".", "/", "~")) and bool(_HUB_NAME.match(ref))

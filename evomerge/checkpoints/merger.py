@@ -16,7 +16,6 @@ from evomerge.checkpoints.assembly import assemble
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.held import HeldModel
-from evomerge.checkpoints.locate import is_recipe_file
 from evomerge.checkpoints.merged import MergedModel, merge_of
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.parts import Assembly, Input, Part, key_of
@@ -30,6 +29,7 @@ from evomerge.kernels.tensor_merge import TensorMerge
 from evomerge.kernels.view import View
 from evomerge.kernels.weight import Weight
 from evomerge.recipe import Recipe
+from evomerge.recipe.references import is_recipe_file
 
 _NESTED = 16
 """Merges within merges that are kept for the next recipe; every candidate may have its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from evomerge.recipe.data import Tokenizer, TokenRule
@@ -25,17 +26,26 @@ def read_reference(data: Any, place: Place) -> str:
 
     The long form `{model: {path, revision}, lora: {path, revision}}` becomes
     `path@revision+path@revision`. Its `override_architecture` picks an entry of mergekit's
-    table of architectures; there is no such table here, so it says nothing.
+    table of architectures; there is no such table here, so it says nothing. A recipe file is
+    looked up beside the recipe that names it, and where it is not there from the working
+    directory on, as models are.
 
     Raises:
         RecipeError: if it is neither, or has a sign that separates the parts inside one.
     """
     if not isinstance(data, Mapping):
-        return read_text(data, place, _NAME)
+        name = read_text(data, place, _NAME)
+        beside = Path(place.file).parent / name
+        return str(beside) if is_recipe_file(name) and beside.is_file() else name
     parts = given(read_mapping(data, place, ("model", "lora", "override_architecture"), _NAME))
     if "model" not in parts:
         raise place.error(shown(data), "{model: {path: ..., revision: ...}, lora: {path: ...}}")
     return "+".join(_path(parts[k], place.key(k)) for k in ("model", "lora") if k in parts)
+
+
+def is_recipe_file(ref: str) -> bool:
+    """Whether a reference names a recipe, which stands for the model that it makes."""
+    return ref.endswith((".yaml", ".yml")) and not Path(ref).is_dir()
 
 
 def _path(data: Any, place: Place) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evomerge.markdown import fenced, front_matter, markdown_text, printable, without_paths
 from evomerge.report.content import commands
 from evomerge.report.reading import Json, mapping
@@ -9,13 +11,14 @@ from evomerge.report.table import results_markdown
 from evomerge.report.verdict import verdict
 
 
-def model_card(results: Json, recipe_yaml: str) -> str:
+def model_card(results: Json, recipe_yaml: str, files: Mapping[str, str] | None = None) -> str:
     """The README.md of the chosen merge: what it is made of, what it scored, how to redo it.
 
     Args:
         results: `results.json`; without models, the card says that nothing was measured.
         recipe_yaml: the recipe in the mergekit format; paths on the author's disk are shortened
             to their last part, since a card is made to be published.
+        files: name to text of the recipe files that it names, which are shown, too.
     """
     sources = [
         name
@@ -45,6 +48,11 @@ def model_card(results: Json, recipe_yaml: str) -> str:
             "",
             fenced(without_paths(recipe_yaml), "yaml"),
             "",
+            *(
+                line
+                for file, text in (files or {}).items()
+                for line in (f"`{file}` in it:", "", fenced(without_paths(text), "yaml"), "")
+            ),
             "## Held-out results",
             "",
             results_markdown(results),
