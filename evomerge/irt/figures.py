@@ -77,7 +77,7 @@ def curves(
     """Probability of a right answer against ability, one panel an item.
 
     Of several dimensions the first is drawn, the others at 0. Dots are mean scores of groups of
-    models of like ability (of equal size), with 95 % intervals; where there are several dimensions
+    models of like ability (of equal size), with 95% intervals; where there are several dimensions
     their ability is where the item itself sees them.
     """
     low, high = span(model)
@@ -94,8 +94,8 @@ def curves(
         ]
         note = (
             f"α {chosen.discrimination[place, 0]:.2f} ± {chosen.discrimination_error[place, 0]:.2f}"
-            f"   β {chosen.difficulty[place]:.2f} ± {chosen.difficulty_error[place]:.2f}"
-        )
+            f", β {chosen.difficulty[place]:.2f} ± {chosen.difficulty_error[place]:.2f}"
+        ).replace("-", "−")
         rows.append({**panel, "kind": "note", "note": note})
         if observed is not None:
             seen = _seen(chosen, place, observed[0], observed[1][:, items[place]])
@@ -133,16 +133,19 @@ def curves(
                 "encoding": {"x": {"field": "mid", **across}, "y": {"field": "mean", **up}},
             },
         ]  # fmt: skip
-    about = "a line is the fit"
+    about = "probability of a right answer by the fit"
     if observed is not None:
-        about += "; a dot the mean score of models of like ability, with its 95 % interval"
+        about = (
+            "a line is the fit; a dot the mean score of models of like ability, with 95% interval"
+        )
+    rising = len(items) > 1 and bool((np.diff(chosen.difficulty) >= 0).all())
     return {
-        **_frame("Items from easy to hard" if len(items) > 1 else "Item", about),
+        **_frame("Items from easy to hard" if rising else "Items", about),
         "data": {"values": rows},
         "facet": {
             "field": "item", "type": "nominal", "sort": {"field": "rank", "op": "min"},
             "header": {"title": None, "labelFontSize": 12, "labelFontWeight": 600,
-                       "labelAnchor": "start", "labelPadding": 16, "labelColor": "#1c2733"},
+                       "labelAnchor": "start", "labelPadding": 2, "labelColor": "#1c2733"},
         },
         "columns": 3 if len(items) != 4 else 2,
         "spacing": {"row": 22, "column": 26},
@@ -175,6 +178,7 @@ def information(model: ItemModel) -> Spec:
     below: list[tuple[str, str, FloatArray]] = [("items, where P = 1/2", _BLUE, places)]
     if known is not None:
         below.append(("models", _GREY, known))
+    whole = np.arange(np.ceil(low), high + 1e-9).tolist()
     colours = [_ORANGE, _GREEN, _BLUE][-len(sizes) :]
     upper = {
         "width": 560,
@@ -183,13 +187,13 @@ def information(model: ItemModel) -> Spec:
         "mark": {"type": "line", "strokeWidth": 2.2},
         "encoding": {
             "x": {"field": "ability", **across, "axis": {"title": None, "labels": False,
-                                                        "ticks": False, "tickCount": 10}},
+                                                        "ticks": False, "values": whole}},
             "y": {
                 "field": "information", "type": "quantitative",
                 "scale": {"type": "log", "nice": False},
                 "axis": {
                     "title": "Fisher information (standard error of ability)",
-                    "tickCount": 5,
+                    "values": _ticks([row["information"] for row in rows]),
                     "labelExpr": "format(datum.value, '~g') + '  (±' + "
                                  "format(1 / sqrt(datum.value), '.2~g') + ')'",
                 },
@@ -214,8 +218,8 @@ def information(model: ItemModel) -> Spec:
             "encoding": {
                 "x": {"field": "ability", **across, **bins,
                       "axis": {"title": _ability(model) if last else None, "labels": last,
-                               "ticks": last, "tickCount": 10, "grid": True,
-                               "values": np.arange(np.ceil(low), high + 1e-9).tolist()}},
+                               "ticks": last, "format": "~g", "grid": True,
+                               "values": whole}},
                 "y": {"aggregate": "count", "type": "quantitative",
                       "axis": {"title": title, "tickCount": 3, "titleAngle": 0,
                                "titleAlign": "left", "titleAnchor": "end", "titleX": 4,
@@ -237,6 +241,15 @@ def span(model: ItemModel) -> tuple[float, float]:
     known = _abilities(model)
     reach = 3.0 if known is None else max(3.0, float(np.abs(known).max()) * 1.05)
     return -min(reach, 6.0), min(reach, 6.0)
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """1, 2, 5, 10, ... in the range of positive values; powers of ten alone if those are many."""
+    low, high = np.log10(min(values)), np.log10(max(values))
+    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    steps = (1, 2, 5) if high - low < 3 else (1,)
+    every = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [v for v in every if low - 1e-9 <= np.log10(v) <= high + 1e-9]
 
 
 def _abilities(model: ItemModel) -> FloatArray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +152,8 @@ def from_table(table: Any, where: str, split: str | None = None) -> list[Part]:
 def pivot(
     models: Sequence[str],
     items: Sequence[str],
-    of_model: NDArray[np.int64],
-    of_item: NDArray[np.int64],
+    of_model: NDArray[np.integer[Any]],
+    of_item: NDArray[np.integer[Any]],
     scores: NDArray[np.float32],
     where: str,
 ) -> Responses:
@@ -163,11 +164,12 @@ def pivot(
     Raises:
         ConfigError: naming a model and an item with two different scores.
     """
-    used, row = np.unique(of_model, return_inverse=True)
-    asked, column = np.unique(of_item, return_inverse=True)
+    used, row = _used(of_model, len(models))
+    asked, column = _used(of_item, len(items))
     matrix = np.full((len(used), len(asked)), np.nan, dtype=np.float32)
     known = ~np.isnan(scores)
-    row, column, scores = row[known], column[known], scores[known]
+    if not known.all():
+        row, column, scores = row[known], column[known], scores[known]
     matrix[row, column] = scores
     unlike = matrix[row, column] != scores
     if unlike.any():
@@ -175,6 +177,16 @@ def pivot(
         model, item = models[used[row[at]]], items[asked[column[at]]]
         raise two_scores(where, model, item, scores[at], matrix[row[at], column[at]])
     return Responses(tuple(models[i] for i in used), tuple(items[i] for i in asked), matrix)
+
+
+def _used(
+    places: NDArray[np.integer[Any]], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.integer[Any]]]:
+    """Which of `count` places occur, and for each one its place among those."""
+    there = np.bincount(places, minlength=count) > 0
+    if there.all():
+        return np.arange(count), places
+    return np.flatnonzero(there), (np.cumsum(there, dtype=np.int32) - 1)[places]
 
 
 def two_scores(where: str, model: str, item: str, one: float, other: float) -> ConfigError:
@@ -186,12 +198,12 @@ def two_scores(where: str, model: str, item: str, one: float, other: float) -> C
     )  # fmt: skip
 
 
-def codes(table: Any, column: str | None, where: str) -> tuple[list[str], NDArray[np.int64]]:
+def codes(table: Any, column: str | None, where: str) -> tuple[list[str], NDArray[np.int32]]:
     """The different texts of a column in the order of appearance, and the place of each row's."""
     import pyarrow as pa
 
     if column is None:
-        return [""], np.zeros(table.num_rows, dtype=np.int64)
+        return [""], np.zeros(table.num_rows, dtype=np.int32)
     values = table[column].combine_chunks()
     if values.null_count:
         raise ConfigError.of(
@@ -204,7 +216,7 @@ def codes(table: Any, column: str | None, where: str) -> tuple[list[str], NDArra
         values = values.dictionary_encode()
     return (
         [str(v) for v in values.dictionary.to_pylist()],
-        values.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        values.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False),
     )
 
 
@@ -247,14 +259,15 @@ def _wide(table: Any, where: str) -> Responses:
             "See docs/irt.md for the forms that are read.",
         )  # fmt: skip
     if len(set(items)) < len(items):
-        twice = sorted({n for n in items if items.count(n) > 1})
+        twice = [n for n, count in Counter(items).items() if count > 1]
         raise ConfigError.of(
             where, f"items that appear twice: {shown(twice)}", "one column an item",
             "Rename them, or drop one of each.",
         )  # fmt: skip
     scores = np.empty((table.num_rows, len(items)), dtype=np.float32)
-    for i, name in enumerate(items):
-        scores[:, i] = numbers(table[name], where, name)
+    places = [i for i, name in enumerate(names) if i and name != group]
+    for i, (place, name) in enumerate(zip(places, items, strict=True)):
+        scores[:, i] = numbers(table.column(place), where, name)
     return Responses(
         models=tuple(str(v) for v in table[names[0]].to_pylist()),
         items=tuple(items),

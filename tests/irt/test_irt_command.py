@@ -36,8 +36,10 @@ def test_fit_writes_the_items_and_prints_what_it_found(matrix, tmp_path, capsys)
     model = ItemModel.load(out)
     assert len(model) == 14 and model.settings["models"] == 40
     assert model.settings["constant"] == ["q13"] and model.settings["source"] == "a.npz"
-    for line in ("models            40", "items             14, 1 of them constant",
-                 "answers           559, 0.2% missing", "dimensions        1", "converged"):  # fmt: skip
+    for line in (
+        "models            40", "items             14, 1 of them constant",
+        "answers           559, 0.2% missing", "dimensions        1", "converged",
+    ):  # fmt: skip
         assert line in shown
     assert "note: 1 of 14 items have the same score" in shown and str(out) in shown
     assert "\x1b" not in shown
