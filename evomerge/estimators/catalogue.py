@@ -32,6 +32,7 @@ from evomerge.estimators.choice import (
 from evomerge.estimators.clusters import choose_kmeans, item_features, response_features
 from evomerge.estimators.control import ControlVariate
 from evomerge.estimators.designs import (
+    choose_balanced,
     choose_information,
     choose_variance,
     next_by_information,
@@ -106,6 +107,11 @@ def _variance(knowledge: Knowledge, n: int, seed: int) -> Choice:
     return choose_variance(knowledge.population, n, seed)
 
 
+def _balanced(knowledge: Knowledge, n: int, seed: int) -> Choice:
+    _model(knowledge, "choice")
+    return choose_balanced(knowledge.population, knowledge.ease, n, seed)
+
+
 CHOICES: Mapping[str, Chooser] = MappingProxyType(
     {
         "random": _random,
@@ -115,6 +121,7 @@ CHOICES: Mapping[str, Chooser] = MappingProxyType(
         "kmeans_texts": _kmeans_texts,
         "information": _information,
         "variance": _variance,
+        "balanced": _balanced,
     }
 )
 """Ways to choose the items that all candidates answer."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, ndtr
+from scipy.special import ndtr
 
 from evomerge.estimators.choice import Choice, Indices, check_count
 from evomerge.estimators.population import Population
@@ -19,9 +19,6 @@ from evomerge.types import FloatArray
 
 SIMULATED = 96
 """Simulated models whose expected variance a fixed set of items lowers."""
-
-POOL = 4096
-"""Items looked at; of more, those of most information and as many at random."""
 
 _ABILITIES = 64
 
@@ -72,27 +69,77 @@ def choose_variance(population: Population, n: int, seed: int) -> Choice:
     far; by its end the set suits weak models and strong ones.
 
     Returns:
-        the items, in the order of their worth, with equal weights.
+        the items, in the order of their worth, with equal weights; items beyond the pool of the
+        population follow in a random order.
     """
     check_count(len(population), n)
     rng = np.random.default_rng(seed)
-    places = pool(population, max(POOL, 2 * n), rng)
-    p = population.probability(places).astype(np.float32)
+    p = population.table
     rows = rng.choice(len(p), SIMULATED, replace=False)
-    y = (rng.random((SIMULATED, len(places))) < p[rows]).astype(np.float32)
+    y = rng.random((SIMULATED, p.shape[1])) < p[rows]
     target = (population.totals / len(population)).astype(np.float32)
     loglik = np.zeros((SIMULATED, len(p)), dtype=np.float32)
-    left, chosen = np.ones(len(places), dtype=bool), []
-    for _ in range(n):
-        w = np.exp(loglik - loglik.max(axis=1, keepdims=True))
-        w /= w.sum(axis=1, keepdims=True)
+    left, chosen = np.ones(p.shape[1], dtype=bool), []
+    for _ in range(min(n, p.shape[1])):
+        w = _posterior(loglik)
         gain = _gain(w, w * (target - (w @ target)[:, None]), p).mean(axis=0)
         best = int(np.argmax(np.where(left, gain, -1.0)))
         chosen.append(best)
         left[best] = False
-        right = y[:, best, None]
-        loglik += right * np.log(p[:, best]) + (1 - right) * np.log1p(-p[:, best])
-    return _equal(places[chosen])
+        loglik += np.where(y[:, best, None], np.log(p[:, best]), np.log1p(-p[:, best]))
+    places = population.pool[chosen]
+    rest = np.setdiff1d(np.arange(len(population)), places)
+    return _equal(np.concatenate([places, rng.permutation(rest)[: n - len(places)]]))
+
+
+def choose_balanced(population: Population, ease: FloatArray, n: int, seed: int) -> Choice:
+    """Draws items of all difficulties evenly, informative ones more often than others.
+
+    A systematic sample along the items' ease, in which item i has a chance in proportion to the
+    root of what its answer tells of the full score. It has the balance of strata and most of the
+    worth of informative items, and unlike those that are picked for their worth, drawn items are
+    not just the ones whose discrimination was overestimated.
+
+    Args:
+        population: where abilities may be.
+        ease: share of right answers to each item, an `N` array.
+        n: number of items.
+        seed: of the draw.
+
+    Returns:
+        the items in ascending order, with weights in inverse proportion to their chances.
+
+    Source: systematic sampling with unequal probabilities (Madow 1949).
+    """
+    check_count(len(population), n)
+    target = population.totals - population.totals.mean()
+    n_items, draws = len(population), len(target)
+    worth = np.empty(n_items)
+    for at in range(0, n_items, 1024):
+        places = np.arange(at, min(at + 1024, n_items))
+        p = population.probability(places)
+        mean = p.mean(axis=0)
+        worth[places] = np.abs(target @ p) / draws / np.sqrt(mean * (1 - mean))
+    chances = inclusion(worth + 1e-3 * worth.max() + 1e-12, n)
+    order = np.argsort(ease, kind="stable")
+    ends = np.cumsum(chances[order])
+    points = np.random.default_rng(seed).random() + np.arange(n)
+    taken = np.minimum(np.searchsorted(ends, points * ends[-1] / n, side="right"), n_items - 1)
+    indices = np.sort(order[taken]).astype(np.int64)
+    weights = 1 / chances[indices]
+    return Choice(indices, weights / weights.sum())
+
+
+def inclusion(sizes: FloatArray, n: int) -> FloatArray:
+    """Chances in proportion to sizes above 0, at most 1, with sum `n`."""
+    sure = np.zeros(len(sizes), dtype=bool)
+    while True:
+        rest = np.where(sure, 0.0, sizes)
+        chances = np.where(sure, 1.0, (n - sure.sum()) * rest / max(rest.sum(), 1e-300))
+        above = chances > 1 - 1e-9
+        if (above == sure).all():
+            return np.asarray(np.minimum(chances, 1.0))
+        sure = above
 
 
 def next_by_variance(
@@ -116,29 +163,63 @@ def next_by_variance(
         threshold: a full score in [0, 1]; None for the score itself.
 
     Returns:
-        `count` items not asked so far, or as many as are left.
+        `count` items not asked so far, or as many as are left; those beyond the pool of the
+        population last, in a random order.
     """
     n_items = len(population)
-    w = population.posterior(asked, answers)
+    w = population.posterior(asked, answers).astype(np.float32)
     target = population.totals / n_items
     if threshold is not None:
         target = ndtr((target - threshold) * n_items / np.sqrt(population.noise))
-    left = np.ones(n_items, dtype=bool)
-    left[asked] = False
-    places = pool(population, POOL, np.random.default_rng(len(asked)), left)
-    p = population.probability(places)
+    target = target.astype(np.float32)
+    p, places = population.table, population.pool
+    left = ~np.isin(places, asked)
+    mean = w @ p
     chosen: list[int] = []
-    open_ = np.ones(len(places), dtype=bool)
-    for _ in range(min(count, len(places))):
-        deviation = w * (target - w @ target)
-        gain = _gain(w[None], deviation[None], p)[0]
-        best = int(np.argmax(np.where(open_, gain, -1.0)))
+    for _ in range(min(count, int(left.sum()))):
+        covariance = (w * (target - w @ target)) @ p
+        gain = covariance**2 / (mean * (1 - mean))
+        best = int(np.argmax(np.where(left, gain, -1.0)))
         chosen.append(best)
-        open_[best] = False
-        mean = float(w @ p[:, best])
-        slope = float(deviation @ p[:, best]) / (mean * (1 - mean))
-        target = target - slope * (p[:, best] - mean)
-    return places[chosen]
+        left[best] = False
+        slope = covariance[best] / (mean[best] * (1 - mean[best]))
+        target = target - slope * (p[:, best] - mean[best])
+    taken = places[chosen]
+    if len(taken) == count:
+        return taken
+    rest = np.setdiff1d(np.arange(n_items), np.concatenate([asked, taken]))
+    random = np.random.default_rng(len(asked)).permutation(rest)[: count - len(taken)]
+    return np.concatenate([taken, random]).astype(np.int64)
+
+
+def asked_by_variance(population: Population, responses: FloatArray, n: int) -> Indices:
+    """What `next_by_variance` asks models whose answers are all known, one item after the other.
+
+    Args:
+        population: where abilities may be.
+        responses: complete answers of `B` models, `B x N`.
+        n: number of items, at most those of the pool.
+
+    Returns:
+        the items in the order in which they are asked, a `B x n` array.
+    """
+    p, places = population.table, population.pool
+    check_count(len(places), n)
+    rows = np.arange(len(responses))
+    target = (population.totals / len(population)).astype(np.float32)
+    loglik = np.zeros((len(responses), len(p)), dtype=np.float32)
+    left = np.ones((len(responses), len(places)), dtype=bool)
+    asked = np.empty((len(responses), n), dtype=np.int64)
+    for k in range(n):
+        w = _posterior(loglik)
+        gain = _gain(w, w * (target - (w @ target)[:, None]), p)
+        best = np.where(left, gain, -1.0).argmax(axis=1)
+        left[rows, best] = False
+        asked[:, k] = places[best]
+        y = responses[rows, asked[:, k]].astype(np.float32)[:, None]
+        of_best = p[:, best].T
+        loglik += y * np.log(of_best) + (1 - y) * np.log1p(-of_best)
+    return asked
 
 
 def next_by_information(
@@ -171,30 +252,9 @@ def next_by_information(
     return np.array(chosen, dtype=np.int64)
 
 
-def pool(
-    population: Population,
-    size: int,
-    rng: np.random.Generator,
-    left: NDArray[np.bool_] | None = None,
-) -> Indices:
-    """The items that a design looks at, ascending: all, or of many some good and some random ones.
-
-    Half of `size` are those of most information at the middle of the population, a quarter each
-    at its lower and upper end, and as many again at random.
-    """
-    free = np.arange(len(population)) if left is None else np.flatnonzero(left)
-    if len(free) <= size:
-        return free.astype(np.int64)
-    model = population.model
-    scores = np.argsort(population.totals, kind="stable")
-    taken = [rng.choice(free, size // 4, replace=False)]
-    for share in (0.1, 0.5, 0.9):
-        theta = population.theta[scores[int(share * (len(scores) - 1))]]
-        logits = model.discrimination[free] @ theta - model.difficulty[free]
-        p = expit(logits)
-        gain = p * (1 - p) * (model.discrimination[free] ** 2).sum(axis=1)
-        taken.append(free[np.argsort(-gain, kind="stable")[: size // 4]])
-    return np.unique(np.concatenate(taken)).astype(np.int64)
+def _posterior(loglik: NDArray[np.float32]) -> NDArray[np.float32]:
+    w = np.exp(loglik - loglik.max(axis=1, keepdims=True))
+    return np.asarray(w / w.sum(axis=1, keepdims=True))
 
 
 def _gain(w: NDArray[Any], deviation: NDArray[Any], p: NDArray[Any]) -> NDArray[Any]:

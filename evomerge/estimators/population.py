@@ -8,9 +8,11 @@ for their finite number: no plug-in ability, no normal approximation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from evomerge.estimators.choice import Indices
@@ -20,6 +22,9 @@ from evomerge.types import FloatArray
 DRAWS = 1024
 LAPSE = 1e-3
 """Least probability of a right answer and of a wrong one: no single answer rules out an ability."""
+
+POOL = 4096
+"""Items that designs look at; of more, those of most information and as many at random."""
 
 _BANDWIDTH = 0.35  # of the kernels, in standard deviations of the abilities
 _BROAD = 0.1  # share of the draws that may lie beyond all earlier models
@@ -79,6 +84,30 @@ class Population:
     def __len__(self) -> int:
         """Number of items."""
         return len(self.model)
+
+    @cached_property
+    def pool(self) -> Indices:
+        """The items that designs look at, ascending: all, or `POOL` of more.
+
+        Up to three quarters are those of most information at the lower end, the middle and the
+        upper end of the population, a quarter each, and a quarter is random.
+        """
+        n = len(self)
+        if n <= POOL:
+            return np.arange(n, dtype=np.int64)
+        taken = [np.random.default_rng(n).choice(n, POOL // 4, replace=False)]
+        order = np.argsort(self.totals, kind="stable")
+        alpha = self.model.discrimination
+        for share in (0.1, 0.5, 0.9):
+            p = self.model.probability(self.theta[order[int(share * (len(order) - 1))]])
+            gain = p * (1 - p) * (alpha**2).sum(axis=1)
+            taken.append(np.argsort(-gain, kind="stable")[: POOL // 4])
+        return np.unique(np.concatenate(taken)).astype(np.int64)
+
+    @cached_property
+    def table(self) -> NDArray[np.float32]:
+        """`probability` of the pool's items, in single precision, `G x pool`."""
+        return self.probability(self.pool).astype(np.float32)
 
     def probability(self, indices: Indices) -> FloatArray:
         """Of a right answer to some items at every draw, `G x n`."""
