@@ -10,9 +10,16 @@ import numpy as np
 
 from evomerge.domain import Domain
 from evomerge.optimizers._models import Record
+from evomerge.optimizers._quadratic import Basis
 from evomerge.optimizers.base import Told
 from evomerge.optimizers.designs import InitialDesign
 from evomerge.types import FloatArray, Observation
+
+_LEAST = 1e-6
+"""Of the sum of squares along a direction, below which nothing is known of it."""
+
+_PLACES = 256
+"""Points of the box at which the variance of predictions is looked at."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Rounds:
         self._asked: list[FloatArray] = []
         self._now: tuple[int, tuple[int, ...]] = (-1, ())
         self._made: list[FloatArray] | None = None
+        self._whole: list[FloatArray] | None = None  # the design before it was shortened
 
     @property
     def left(self) -> int:
@@ -72,6 +80,11 @@ class Rounds:
     @cached_property
     def _design(self) -> list[FloatArray]:
         return self._make()
+
+    @property
+    def learnt(self) -> list[Record]:
+        """Results of another study."""
+        return list(self._foreign)
 
     @property
     def records(self) -> list[Record]:
@@ -106,6 +119,20 @@ class Rounds:
     def learn(self, observations: Sequence[Observation]) -> None:
         """Takes results of another study."""
         self._foreign += [(np.asarray(o.genome, dtype=float), o.fitness) for o in observations]
+
+    def shorten(self, basis: Basis) -> None:
+        """Leaves out of the design what the results that were learnt say already.
+
+        Raises:
+            ValueError: after the first ask.
+        """
+        if self._asked:
+            raise ValueError("shorten: call it before the first ask")
+        learnt = [genome for genome, fitness in self._foreign if fitness is not None]
+        if learnt:
+            self._whole = self._make() if self._whole is None else self._whole
+            self._design = missing(basis, np.array(learnt), self._whole)
+            self.first = len(self._design)
 
     def _step(self, number: int) -> tuple[int, int]:
         return divmod(number - self.first, self.size)
@@ -144,6 +171,48 @@ def design(
         first.setdefault(snapped.tobytes(), snapped)
     anchors = list(first.values())[:count]
     return [*anchors, *InitialDesign(within(domain, low, high), seed).take(count - len(anchors))]
+
+
+def missing(basis: Basis, known: FloatArray, design: Sequence[FloatArray]) -> list[FloatArray]:
+    """The points that a design has to add to known ones, in their order.
+
+    With them a quadratic is as sure of the box as with the whole design alone: the mean of
+    z' (Z'Z)^-1 z, the variance of a prediction in units of a measurement's, over points z of the
+    box. The point with the largest such variance is taken first, so that directions of which
+    nothing is known come before all others.
+
+    Args:
+        basis: the terms of the quadratic, and the box.
+        known: an `m x n` array.
+        design: `n` arrays.
+    """
+    rows, points = (_terms(basis, np.asarray(g)) for g in (known, design))
+    box = within(basis.domain, basis.low, basis.high)
+    places = _terms(basis, np.array(InitialDesign(box, 0, anchors=False).take(_PLACES)))
+    enough = _variances(places, _inverse(points)).mean()
+    spread, left = _inverse(rows), list(range(len(design)))
+    while left and _variances(places, spread).mean() > enough:
+        best = max(left, key=_variances(points, spread).__getitem__)
+        left.remove(best)
+        along = spread @ points[best]  # Sherman and Morrison
+        spread -= np.outer(along, along) / (1.0 + points[best] @ along)
+    return [genome for i, genome in enumerate(design) if i not in left]
+
+
+def _inverse(rows: FloatArray) -> FloatArray:
+    """(Z'Z)^-1 of `m x p` terms; very large along directions of which they say nothing."""
+    return np.asarray(np.linalg.inv(_LEAST * np.eye(rows.shape[1]) + rows.T @ rows))
+
+
+def _variances(rows: FloatArray, spread: FloatArray) -> FloatArray:
+    """z' S z of `m x p` terms, an `m` array."""
+    return np.asarray(((rows @ spread) * rows).sum(axis=1))
+
+
+def _terms(basis: Basis, genomes: FloatArray) -> FloatArray:
+    """The constant and all other terms of `m x n` genomes."""
+    columns = basis.expand(genomes)
+    return np.hstack([np.ones((len(columns), 1)), columns])
 
 
 def within(domain: Domain, low: FloatArray, high: FloatArray) -> Domain:

@@ -155,6 +155,7 @@ class BayesianMap(Optimizer):
 
     def _learn(self, observations: Sequence[Observation]) -> None:
         self._rounds.learn(observations)
+        self._rounds.shorten(Basis.of(self.domain, self._fitting.low, self._fitting.high))
 
     def _propose(self, known: Known) -> list[FloatArray]:
         """The genomes of one round."""

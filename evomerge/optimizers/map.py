@@ -10,7 +10,7 @@ from evomerge.domain import Domain
 from evomerge.optimizers import settings
 from evomerge.optimizers._models import Record
 from evomerge.optimizers._predicted_front import filled, picks, search
-from evomerge.optimizers._quadratic import unknowns
+from evomerge.optimizers._quadratic import Basis, unknowns
 from evomerge.optimizers._rounds import Known, Rounds, design, within
 from evomerge.optimizers._surrogates import Latest, Surrogates, read_fitting
 from evomerge.optimizers.base import Optimizer, Told
@@ -31,6 +31,7 @@ class Map(Optimizer):
 
     - A design: the zero merge, the anchors, and scrambled Sobol points; a third more candidates
       than a quadratic has unknowns, (n + 1)(n + 2) / 2 for n reals, and at least 10 more.
+      After results of another study, only as many as they leave to be found out.
     - A surrogate of each objective: m(c) = link(e + b'c + 1/2 c'Ac), and of each constraint
       without a link. The link is a sigmoid for objectives with two bounds, a softplus with one.
     - NSGA-III on the surrogates alone, within the box that was sampled.
@@ -96,12 +97,16 @@ class Map(Optimizer):
         self._patience = None if patience is None else settings.whole("patience", patience, 1)
         self._seed = seed
         self._rounds = Rounds(first, self._points, size, self._propose)
+        self._least = max(first, self._unknowns)
         self._volumes: list[float] = []
         self._model = Latest(self._fitting)
 
     def least_candidates(self) -> int:
-        """The design, or the unknowns where it has fewer, and a look at the predicted front."""
-        return max(self._rounds.first, self._unknowns) + min(_FEW, self._rounds.size)
+        """The design, or the unknowns where it has fewer, and a look at the predicted front.
+
+        After results were learnt: what the design lacks, and the look.
+        """
+        return self._least + min(_FEW, self._rounds.size)
 
     def least_reason(self) -> tuple[str, str]:
         """Why, and what to do where these are too many."""
@@ -144,7 +149,10 @@ class Map(Optimizer):
         self._rounds.tell(told)
 
     def _learn(self, observations: Sequence[Observation]) -> None:
+        """The design goes on from what was learnt: it has only what is missing there."""
         self._rounds.learn(observations)
+        self._rounds.shorten(Basis.of(self.domain, self._fitting.low, self._fitting.high))
+        self._least = self._rounds.first
 
     def _propose(self, known: Known) -> list[FloatArray]:
         """The genomes of one round."""
@@ -176,10 +184,12 @@ class Map(Optimizer):
         """Hypervolume of a measured front; 0 while nothing is feasible.
 
         Above a point a tenth of the design's spread below the worst of the design, in units
-        of that spread.
+        of that spread. Results that were learnt belong to both.
         """
-        first = [f.values for _, f in records[: self._rounds.first] if f is not None]
-        values = [f.values for _, f in records if f is not None and f.feasible]
+        learnt = self._rounds.learnt
+        design = (*learnt, *records[: self._rounds.first])
+        first = [f.values for _, f in design if f is not None]
+        values = [f.values for _, f in (*learnt, *records) if f is not None and f.feasible]
         if not first or not values:
             return 0.0
         low, width = np.min(first, axis=0), np.ptp(first, axis=0)

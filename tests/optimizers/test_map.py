@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import ConfigError
@@ -467,6 +469,71 @@ def test_yaml_has_every_setting_with_its_default(kind):
     given = {p.name: p.default for p in list(inspect.signature(kind).parameters.values())[2:]}
     assert keys == {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
     assert all(key in text.split("_target_")[0] for key in keys)
+
+
+def terms(genomes):
+    """All terms of a quadratic over the unit cube, written out."""
+    x = 2 * np.atleast_2d(genomes) - 1
+    pairs = [x[:, i] * x[:, j] for i in range(x.shape[1]) for j in range(i, x.shape[1])]
+    return np.column_stack([np.ones(len(x)), x, *pairs])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([0.0, 0.05, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_a_design_is_completed_over_what_was_learnt(seed, count, width):
+    """To full rank, and to predictions as sure as those of the design alone, with no point more."""
+    domain, rng = box(3, 2), np.random.default_rng(seed)
+    known = 0.5 + width * (rng.random((count, 3)) - 0.5)
+    whole = np.array(Map(domain, 7).ask(20))
+    warm = Map(domain, 7)
+    warm.learn([Observation(g, Fitness((0.1, 0.2), (0.0, 0.0))) for g in known])
+    warm.learn([])
+    size = warm.least_candidates() - 5
+    kept = np.array(warm.ask(size)).reshape(-1, 3) if size else np.zeros((0, 3))
+    rows = [g.tobytes() for g in whole]
+    places = [rows.index(g.tobytes()) for g in kept]
+    assert places == sorted(set(places))
+    tested = terms(np.random.default_rng(1).random((4000, 3)))
+
+    def unsure(genomes):
+        z = terms(genomes)
+        assert np.linalg.matrix_rank(z) == 10
+        return (tested @ np.linalg.inv(z.T @ z) * tested).sum(axis=1).mean()
+
+    assert unsure(np.vstack([known, kept])) < 1.05 * unsure(whole)
+    if width == 0.0:  # all at one point: nothing but a constant
+        assert size >= 9
+
+
+def test_a_study_like_this_one_replaces_the_design():
+    """A search around one point replaces little of it; failed results say nothing."""
+    domain = box(8, 2)
+    before = play(Map(domain, 0, **SEARCH), two_bowls(8), 75)
+    again, fresh = Map(domain, 1, **SEARCH), Map(domain, 1, **SEARCH)
+    assert not again.verifies and fresh.least_candidates() == 65
+    again.learn(before)
+    assert again.least_candidates() == 5 and again.verifies
+    middle = np.full(8, 0.4) + 0.01 * np.random.default_rng(0).random((75, 8))
+    near = Map(domain, 1, **SEARCH)
+    near.learn([Observation(g, two_bowls(8)(g)) for g in middle])
+    assert near.least_candidates() - 5 >= 44
+    failed = Map(domain, 1, **SEARCH)
+    failed.learn([Observation(o.genome, None) for o in before])
+    assert failed.least_candidates() == 65
+    np.testing.assert_array_equal(failed.ask(60), fresh.ask(60))
+
+
+def test_a_warm_start_finds_the_front_with_few_candidates():
+    """Learnt results count for the end, too: it stops where they and its own stand still."""
+    domain = box(3, 2)
+    before = play(Map(domain, 0, **SMALL), two_bowls(3), 50)
+    warm = Map(domain, 1, **SMALL)
+    warm.learn(before)
+    found = play(warm, two_bowls(3), 200)
+    assert len(found) < 100 and warm.batch == 0
+    reference = np.array([-0.3, -0.3])
+    best = hypervolume(front_of_two_bowls(), reference)
+    assert hypervolume(values_of(found[:15]), reference) > 0.95 * best
 
 
 def test_least_candidates():
