@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from evomerge.checkpoints.writer import existing_folder
 from evomerge.controls import CONTROLS
 from evomerge.domain import Dimension, Domain
 from evomerge.errors import Problem, UserError
+from evomerge.estimators.base import ItemPlan
+from evomerge.estimators.racing import Race
+from evomerge.fidelity import check_item_scores, make_evaluation
 from evomerge.objectives import Goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.pool import PoolSettings
@@ -26,7 +29,6 @@ from evomerge.resources import check_resources, quiet_base
 from evomerge.setup import (
     Config,
     check_candidates,
-    check_item_scores,
     check_traits,
     control_recipes,
     make_goals,
@@ -37,7 +39,7 @@ from evomerge.setup import (
     task_nodes,
 )
 from evomerge.space import SearchSpace
-from evomerge.types import SPLITS
+from evomerge.types import SPLITS, Task
 from evomerge.warm_start import Start, read_start
 
 Tell = Callable[[str], None]
@@ -218,6 +220,7 @@ def _numbers(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     positive["stop.patience"] = config["stop"]["patience"]
     positive["engine.batch_tokens"] = config["engine"]["batch_tokens"]
     positive["engine.max_model_len"] = config["engine"]["max_model_len"]
+    positive |= {f"recheck.{k}": v for k, v in config["recheck"].items()}
     positive["front.size"] = config["front"]["size"]
     positive |= {f"front.budgets[{i}]": b for i, b in enumerate(config["front"]["budgets"])}
     for field, value in positive.items():
@@ -307,10 +310,7 @@ def _lengths(
 
 
 def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
-    parts: list[Callable[[], Any]] = [
-        lambda: build(config["estimator"], "estimator"),
-        lambda: PoolSettings.of(config["pool"]),
-    ]
+    parts: list[Callable[[], Any]] = [lambda: PoolSettings.of(config["pool"])]
     space: SearchSpace | None = None
     if config.get("_absent"):
         tell("note: the search space is checked when the models are here")
@@ -331,7 +331,9 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
             known = space
             parts.append(lambda: check_traits(known, goals))
         tell(_described(goals))
-    parts.append(lambda: _optimizer(config, goals, space, tell))
+    found: list[tuple[Race, Mapping[str, ItemPlan]]] = []
+    parts.append(lambda: found.extend(_evaluation(config, goals, tell)))
+    parts.append(lambda: _optimizer(config, goals, space, found, tell))
     for part in parts:
         try:
             part()
@@ -339,7 +341,42 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
             yield from error.problems
 
 
-def _optimizer(config: Config, goals: Goals | None, space: SearchSpace | None, tell: Tell) -> None:
+def _evaluation(
+    config: Config, goals: Goals | None, tell: Tell
+) -> Iterator[tuple[Race, Mapping[str, ItemPlan]]]:
+    """The estimator and the race; on their own, and none, where goals or tasks are at fault."""
+    build(config["estimator"], "estimator")
+    build(config["racing"], "racing")
+    tasks = _quiet_tasks(config)
+    if goals is None or tasks is None:
+        return
+    _, race, plans = make_evaluation(config, tasks, goals)
+    planned = {task: len(plan.choose(0)) for task, plan in plans.items()}
+    for task, count in planned.items():
+        first = race.first(0, count)
+        stages = f", of which {first} in the first stage" if first < count else ""
+        tell(f"a candidate answers {count} of the search items of {task}{stages}")
+    yield race, plans
+
+
+def _quiet_tasks(config: Config) -> list[Task] | None:
+    """The tasks of the search; None where one is at fault, which is said elsewhere."""
+    try:
+        tasks = [make_task(node, field) for field, node in task_nodes(config).items() if node]
+        for task in tasks:
+            task.items("search")
+    except UserError:
+        return None
+    return tasks
+
+
+def _optimizer(
+    config: Config,
+    goals: Goals | None,
+    space: SearchSpace | None,
+    found: Sequence[tuple[Race, Mapping[str, ItemPlan]]],
+    tell: Tell,
+) -> None:
     """The optimiser and what it asks of the rest; a space or goals at fault are None."""
     start = Start()
     domain = Domain((Dimension("weight/x/all", 0.0, 1.0, 0.5, 0.1),))
@@ -355,11 +392,9 @@ def _optimizer(config: Config, goals: Goals | None, space: SearchSpace | None, t
         weights = {str(node["name"]): node.get("loglik_weight", 0.0) for node in nodes}
         domain = search_domain(space, goals, start, weights)
     optimizer: Optimizer = build(config["optimizer"], "optimizer", domain=domain, seed=0)
-    estimator = None
-    with contextlib.suppress(UserError):  # it is checked apart
-        estimator = build(config["estimator"], "estimator")
-    if estimator is not None and goals is not None:
-        check_item_scores(optimizer_name(config), optimizer, goals, estimator)
+    if goals is not None:
+        for race, plans in found:
+            check_item_scores(optimizer_name(config), optimizer, goals, race, plans)
     if whole:
         check_candidates(optimizer, config["budget"]["candidates"], start)
 

@@ -120,6 +120,19 @@ class Stop:
 
 
 @dataclass
+class Recheck:
+    """Further items for the best candidates, so that a lucky subset never wins.
+
+    After every `every` candidates (null: never) the `count` best that answered all that is planned
+    answer `items` items of each task that they have not answered yet (null: all that are left).
+    """
+
+    every: int | None = None
+    count: int = 3
+    items: int | None = 50
+
+
+@dataclass
 class Config:
     """A whole study.
 
@@ -142,6 +155,8 @@ class Config:
     pool: Pool = field(default_factory=Pool)
     report_tasks: dict[str, Any] | None = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
+    racing: dict[str, Any] = field(default_factory=dict)
+    recheck: Recheck = field(default_factory=Recheck)
     engine: Engine = field(default_factory=Engine)
     executor: Executor = field(default_factory=Executor)
     controls: Controls = field(default_factory=Controls)

@@ -11,6 +11,7 @@ from evomerge.evaluation import Splits, Subject
 from evomerge.executors.worker import Request
 from evomerge.objectives import Goals, measure
 from evomerge.pareto import preference
+from evomerge.rating import rate
 from evomerge.recipe import Recipe
 from evomerge.search import Search
 from evomerge.setup import source_recipes
@@ -124,11 +125,9 @@ def _bounded(search: Search, requests: Sequence[Request], measure_all: Measure) 
 
 def _fitness(search: Search, goals: Goals, finalist: Finalist, splits: Splits) -> Fitness:
     parts = [splits[task.name, "validation"] for task in search.setup.search_tasks]
-    estimates = search.setup.estimates(parts)
     items = sum(len(part) for part in parts)
     seconds = None if finalist.seconds is None else finalist.seconds * items
-    measured = measure(parts, seconds, search.setup.traits(search.space, finalist.genome))
-    return goals.fitness(measured, estimates)
+    return rate(search.setup, goals, search.space, finalist.genome, parts, seconds).fitness
 
 
 def _first(search: Search, found: Sequence[Fitness]) -> int:

@@ -21,6 +21,8 @@ def matter(setup: Setup) -> dict[str, Any]:
     for key in ("task", "tasks", "warm_start"):
         config.pop(key)
     identities = model_identities(setup)
+    for key, digest in setup.estimator.contents().items():
+        config["estimator"] = {**config["estimator"], key: digest}
     flat = _flatten(config)
     flat["engine.name"] = resolve_engine(config["engine"]["name"])
     flat["device"] = "cuda" if plan_workers(setup.config).gpus else "cpu"

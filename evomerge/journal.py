@@ -28,7 +28,7 @@ from evomerge.types import ItemScores
 SCHEMA = 1
 JOURNAL = "journal.jsonl"
 _LOG = logging.getLogger(__name__)
-_OWN_FILE = re.compile(r"\.?(candidate|measure)-\d+\.parquet(\.tmp)?$")
+_OWN_FILE = re.compile(r"\.?(candidate|measure|part|recheck)-\d+(-\d+)?\.parquet(\.tmp)?$")
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:

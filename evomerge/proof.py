@@ -102,7 +102,7 @@ def prove(
     subjects += [Subject(name, "source", recipe) for name, recipe in sources.items()]
     controls = control_recipes(setup.config)
     subjects += [Subject(name, "control", recipe) for name, recipe in controls.items()]
-    requests = [*search_requests(setup), *_test_requests(setup, setup.tasks)]
+    requests = [*search_requests(setup, setup.common_items()), *_test_requests(setup, setup.tasks)]
     splits = measure_all(subjects, requests, "proof on held-out items")
     for subject in subjects:
         if subject.name not in splits:

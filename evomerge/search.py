@@ -5,56 +5,56 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from evomerge.candidates import TIMES, Open, first_stage, planned_items
 from evomerge.errors import CandidateError, JournalError
-from evomerge.evaluation import LazyExecutor, Pipeline, summary
+from evomerge.estimators.racing import NoRace
+from evomerge.evaluation import LazyExecutor, Pipeline
 from evomerge.executors.worker import Job, Outcome
+from evomerge.heats import Heats
 from evomerge.journal import Journal, read_items
-from evomerge.objectives import Goals, measure
+from evomerge.objectives import Goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
-from evomerge.recipe import Recipe
-from evomerge.setup import Items, Setup, search_requests
+from evomerge.rating import Rating, joined, rate
+from evomerge.rechecks import Rechecks
+from evomerge.records import by_task, listed, next_id, rated, rating_of
+from evomerge.setup import Setup, search_requests
 from evomerge.space import SearchSpace
+from evomerge.standing import Standing, levelled
 from evomerge.trials import Cost, Limits, Trial, best_trials
-from evomerge.types import Fitness, FloatArray, ItemScores, Observation
+from evomerge.types import FloatArray, ItemScores, Observation
 
 _LOG = logging.getLogger(__name__)
 _NO_LIMIT = 1 << 30
-
-
-@dataclass(frozen=True)
-class Open:
-    """A candidate that was asked for and has no result yet."""
-
-    id: int
-    genome: FloatArray
-    recipe: Recipe
-    digest: str
-    items: Items
 
 
 @dataclass
 class Search:
     """Runs one optimiser within limits, continuing from what the journal holds.
 
-    Results are recorded in the order of the candidates, whatever the number of workers. An
-    asynchronous optimiser has `batch` candidates at work at any time and is told of each
-    result before it proposes the next: candidate n depends on the results up to n - batch, so
-    no worker waits for a generation and the journal is the same with any number of workers.
+    Results are recorded in the order in which their jobs were given out, whatever the number of
+    workers. An asynchronous optimiser has `batch` candidates at work at any time and is told of
+    each result before it proposes the next: candidate n depends on the results up to n - batch,
+    so no worker waits for a generation and the journal is the same with any number of workers.
     Other optimisers are told when a whole generation is complete.
+
+    In a race a candidate answers in stages: each answer is recorded as a `part`, and its `result`
+    follows when it stops. From time to time the best answer further items (`recheck`).
 
     Attributes:
         name: marks this search's events in the journal.
         space: gives genomes their meaning.
         goals: objectives, and constraints with bounds that are numbers.
-        trials: all candidates so far, in order.
-        cost: what they took.
+        cost: what its candidates took.
+        standing: its trials and which are best.
+        rechecks: further items for the best.
+        heats: decide in a race who answers more.
     """
 
     name: str
@@ -66,38 +66,52 @@ class Search:
     executor: LazyExecutor
     identities: Mapping[str, str]
     limits: Limits
-    trials: list[Trial] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
-    _open: deque[Open] = field(default_factory=deque)
+    standing: Standing = field(init=False)
+    rechecks: Rechecks = field(init=False)
+    heats: Heats = field(init=False)
+    _open: dict[int, Open] = field(default_factory=dict)
+    _todo: deque[int] = field(default_factory=deque)
     _number: int = 0
     _asked: int = 0
     _asks: int = 0
-    _untold: list[Trial] = field(default_factory=list)
-    _best: Trial | None = None
-    _front: list[tuple[float, ...]] = field(default_factory=list)
+    _untold: list[tuple[Trial, int]] = field(default_factory=list)
     _told: int = 0
-    _improved: int = 0
     _busy: float = 0.0
     _mark: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.standing = Standing(self.goals.pareto)
+        self.rechecks = Rechecks(
+            self.name, self.setup, self.journal, self.standing, self._rate, self._read
+        )
+        self.heats = Heats(self.setup, self.standing, self._read)
+        self._races = not isinstance(self.setup.race, NoRace)
+        self._together = self.setup.race.together and not self.optimizer.asynchronous
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All candidates so far, in the order of their results."""
+        return self.standing.trials
 
     def run(self, progress: Progress) -> None:
         """Replays the journal, then searches until a limit is reached."""
         self._replay()
         ended = self.optimizer.batch < 1 or self._allowed() < 1 or self._finished()
-        if ended and not self._open:
+        if ended and not self._open and not self.rechecks.pending:
             return
         executor = self.executor.get()  # engines start before the clock does
         progress.start(self.name, self.cost.candidates, self._total())
-        self._number = _next_id(self.journal)
+        self._number = next_id(self.journal)
         self._mark = time.perf_counter()
         pipeline = Pipeline(executor)
-        for candidate in self._open:
-            pipeline.add(self._job(candidate))
         try:
             while True:
-                for candidate in self._fill():
-                    pipeline.add(self._job(candidate))
-                if not self._open:
+                self._advance()
+                self._fill()
+                while self._todo:
+                    pipeline.add(self._job(self._todo.popleft()))
+                if not len(pipeline):
                     break
                 self._take(pipeline.next(), progress)
         finally:
@@ -109,7 +123,7 @@ class Search:
 
     # -- asking ---------------------------------------------------------------------------
 
-    def _fill(self) -> list[Open]:
+    def _fill(self) -> None:
         """Asks for as many candidates as may be at work now."""
         window = self.optimizer.batch
         if self.optimizer.asynchronous:
@@ -118,109 +132,210 @@ class Search:
             room = 0 if self._open else window
         n = min(room, self._allowed())
         if n < 1 or self._finished():
-            return []
+            return
         begin = time.perf_counter()
         generation = self._asked // window if self.optimizer.asynchronous else self._asks
-        items = self.setup.items(generation)
+        items = first_stage(self.setup, generation)
         asked = []
         for number, genome in enumerate(self.optimizer.ask(n), start=self._number):
             recipe = self.space.decode(genome)
-            asked.append(Open(number, genome, recipe, recipe.digest(self.identities), items))
+            digest = recipe.digest(self.identities)
+            asked.append(Open(number, genome, recipe, digest, generation, items))
         self._number += n
         self.journal.append(
             "ask",
             search=self.name,
             generation=generation,
-            items={task: None if some is None else list(some) for task, some in items.items()},
+            items=listed(items),
             candidates=[
                 {"id": c.id, "genome": c.genome.tolist(), "digest": c.digest} for c in asked
             ],
         )
         self._remember(asked)
         self._busy += time.perf_counter() - begin
-        return asked
 
     def _remember(self, asked: Sequence[Open]) -> None:
-        self._open.extend(asked)
+        for candidate in asked:
+            self._open[candidate.id] = candidate
+            self._give(candidate)
         self._asked += len(asked)
         self._asks += 1
 
-    def _job(self, candidate: Open) -> Job:
-        requests = tuple(search_requests(self.setup, candidate.items))
-        return Job(candidate.id, candidate.recipe.to_dict(), requests)
+    def _give(self, candidate: Open) -> None:
+        """Puts a candidate's stage among the jobs."""
+        candidate.asked += self.setup.item_count(candidate.items)
+        self._todo.append(candidate.id)
 
-    # -- results --------------------------------------------------------------------------
+    def _job(self, number: int) -> Job:
+        if number in self._open:
+            candidate = self._open[number]
+            recipe, digest, items = candidate.recipe, candidate.digest, candidate.items
+        else:
+            trial, items = self.rechecks.pending[number]
+            recipe, digest = trial.recipe, trial.digest
+        requests = tuple(search_requests(self.setup, items))
+        timed = self.goals.reads(None, "seconds")
+        return Job(number, recipe.to_dict(), requests, digest, timed)
+
+    # -- answers --------------------------------------------------------------------------
 
     def _take(self, outcome: Outcome, progress: Progress) -> None:
         arrived = time.perf_counter()
-        candidate = self._open[0]
-        result = self._record(candidate, outcome, arrived - self._mark)
+        times = self._times(outcome, arrived - self._mark)
         self._mark = arrived
-        self._settle(result, outcome.scores)
-        best = self._best.values if self._best else {}
+        if outcome.id in self._open:
+            self._answered(self._open[outcome.id], outcome, times)
+        else:
+            self._settle_recheck(self.rechecks.record(outcome, times))
+        self._advance()
+        best = self.standing.best.values if self.standing.best else {}
         progress.update(
             self.cost.candidates, self._total(), next(iter(best.values()), None), self.cost.failed
         )
         self._busy += time.perf_counter() - arrived
 
-    def _record(self, candidate: Open, outcome: Outcome, elapsed: float) -> dict[str, Any]:
-        data: dict[str, Any] = {"search": self.name, "id": candidate.id}
+    def _times(self, outcome: Outcome, elapsed: float) -> dict[str, float]:
         outside = outcome.roundtrip_seconds - outcome.merge_seconds - outcome.answer_seconds
-        times = {
+        overhead, self._busy = max(0.0, outside) + self._busy, 0.0
+        return {
             "merge": round(outcome.merge_seconds, 4),
             "answer": round(outcome.answer_seconds, 4),
             "elapsed": round(elapsed, 4),
-            "overhead": round(max(0.0, outside) + self._busy, 5),
+            "overhead": round(overhead, 5),
         }
-        self._busy = 0.0
-        if outcome.scores is None:
-            reason = outcome.reason
-        else:
-            try:
-                fitness, raw = self._fitness(candidate, outcome)
-            except CandidateError as error:
-                reason = str(error)
-            else:
-                parts = summary(outcome.scores)
-                limits = {"constraints": list(fitness.constraints)} if fitness.constraints else {}
-                return self.journal.append(
-                    "result",
-                    **data,
-                    status="ok",
-                    scores={task: by_split["search"] for task, by_split in parts.items()},
-                    fitness=list(fitness.values),
-                    stderr=list(fitness.stderr),
-                    **limits,
-                    values=raw,
-                    file=self.journal.write_items(f"candidate-{candidate.id:06d}", outcome.scores),
-                    seconds=times,
-                )
-        return self.journal.append("result", **data, status="failed", reason=reason, seconds=times)
 
-    def _fitness(self, candidate: Open, outcome: Outcome) -> tuple[Fitness, dict[str, float]]:
-        scores = outcome.scores or ()
-        estimates = self.setup.estimates(scores)
-        traits = self.setup.traits(self.space, candidate.genome)
-        measured = measure(scores, outcome.answer_seconds, traits)
-        return self.goals.fitness(measured, estimates), self.goals.raw(measured)
+    def _answered(self, candidate: Open, outcome: Outcome, times: Mapping[str, float]) -> None:
+        """Rates what a candidate answered, and records it if more may follow."""
+        candidate.add_times(times)
+        count = self.setup.item_count(candidate.items)
+        candidate.fresh += count if outcome.answered is None else outcome.answered
+        if outcome.scores is None:
+            candidate.fail(outcome.reason or "no reason was given")
+            return
+        self.heats.load(candidate)
+        candidate.parts = joined([*candidate.parts, *outcome.scores])
+        candidate.answered = max(len(part) for part in candidate.parts)
+        try:
+            candidate.rating = self._rate(candidate.genome, candidate.parts, candidate.times)
+        except CandidateError as error:
+            candidate.fail(str(error))
+            return
+        candidate.waiting = True
+        if not self._races:
+            return
+        stage = len(candidate.files)
+        file = self.journal.write_items(f"part-{candidate.id:06d}-{stage:02d}", outcome.scores)
+        candidate.files.append(file)
+        self.journal.append(
+            "part",
+            search=self.name,
+            id=candidate.id,
+            items=listed(candidate.items),
+            seen=candidate.answered,
+            **rated(candidate.rating),
+            file=file,
+            answered=candidate.fresh,
+            seconds=dict(times),
+        )
+
+    def _rate(
+        self, genome: FloatArray, parts: Sequence[ItemScores], times: Mapping[str, float]
+    ) -> Rating:
+        return rate(self.setup, self.goals, self.space, genome, parts, times["answer"])
+
+    def _advance(self) -> None:
+        """Decides who answers more, and records the results of those who do not."""
+        self._decide()
+        for candidate in [c for c in self._open.values() if c.stopped]:
+            self.heats.load(candidate)
+            self._settle(self._record(candidate), candidate.parts)
+
+    def _decide(self) -> None:
+        waiting = [c for c in self._open.values() if c.waiting]
+        if not self._together:
+            for candidate in waiting:
+                self._go_on([candidate], self.heats.going_on([candidate]))
+        elif waiting and len(waiting) == sum(not c.stopped for c in self._open.values()):
+            self._go_on(waiting, self.heats.going_on(waiting))
+
+    def _go_on(self, waiting: Sequence[Open], going: Collection[int]) -> None:
+        """Gives those that go on their next items; the others have answered all."""
+        for candidate in waiting:
+            self.heats.note(candidate)
+            candidate.waiting = False
+            if candidate.id in going and self.heats.next_stage(candidate):
+                self._give(candidate)
+            else:
+                candidate.stopped = True
+
+    def _read(self, files: Iterable[str]) -> list[ItemScores]:
+        return joined([p for file in files for p in read_items(self.journal.run_dir / file)])
+
+    # -- results --------------------------------------------------------------------------
+
+    def _record(self, candidate: Open) -> dict[str, Any]:
+        times = {key: round(candidate.times[key], 5) for key in TIMES}
+        data: dict[str, Any] = {"search": self.name, "id": candidate.id}
+        if self._races:
+            data["items"] = candidate.asked
+        if candidate.failure is not None or candidate.rating is None:
+            return self.journal.append(
+                "result", **data, status="failed", reason=candidate.failure,
+                answered=candidate.fresh, seconds=times,
+            )  # fmt: skip
+        if self._races:
+            planned = planned_items(self.setup, candidate.generation)
+            runner = candidate.runner(self.setup, with_answers=False)
+            data["complete"] = self.setup.race.enough(runner, planned)
+        if len(candidate.files) == 1:
+            file = candidate.files[0]
+        else:
+            file = self.journal.write_items(f"candidate-{candidate.id:06d}", candidate.parts)
+        pooled = self._pooled(candidate)
+        return self.journal.append(
+            "result",
+            **data,
+            status="ok",
+            scores=by_task(candidate.parts),
+            **rated(candidate.rating),
+            **({"pooled": rated(pooled)} if pooled else {}),
+            file=file,
+            answered=candidate.fresh,
+            seconds=times,
+        )
+
+    def _pooled(self, candidate: Open) -> Rating | None:
+        """What a genome is worth by all its answers, where it had answered other items before."""
+        before = [t for t in self.trials if t.digest == candidate.digest and t.files]
+        if not before:
+            return None
+        earlier = self._read(before[-1].files)
+        parts = joined([*earlier, *candidate.parts])
+        if sum(map(len, parts)) == sum(map(len, earlier)):
+            return None  # the same items again
+        # seconds an item are the machine's, not the genome's: the latest ones stand for all
+        items = sum(map(len, candidate.parts))
+        seconds = candidate.times["answer"] * sum(map(len, parts)) / items
+        return self._rate(candidate.genome, parts, {"answer": seconds})
 
     def _settle(
         self, result: Mapping[str, Any], scores: Sequence[ItemScores] | None = None
     ) -> None:
-        """Closes the oldest open candidate, and tells the optimiser when it is due.
+        """Closes a candidate, and tells the optimiser when it is due.
 
         Args:
             result: the journal's event.
             scores: what it answered; None to read them from the journal where they are needed.
         """
-        candidate = self._open.popleft()
-        fitness, values, seconds, item_values = None, {}, None, None
-        count = self.setup.item_count(candidate.items)
+        candidate = self._open.pop(result["id"])
+        fitness, seconds, item_values = None, None, None
+        values: Mapping[str, float] = {}
+        files: tuple[str, ...] = ()
+        count = candidate.asked
         if result["status"] == "ok":
             seconds = result["seconds"]["answer"] / count
-            limits = tuple(result.get("constraints", ()))
-            fitness = Fitness(tuple(result["fitness"]), tuple(result["stderr"]), limits)
-            values = dict(result["values"])
+            fitness, values = rating_of(result)
+            files = (str(result["file"]),)
             self.cost.infeasible += not fitness.feasible
             if self.optimizer.uses_item_scores:
                 scores = scores or read_items(self.journal.run_dir / result["file"])
@@ -229,36 +344,46 @@ class Search:
             self.cost.failed += 1
         # A failed candidate counts as if it had answered, or a budget in items never ends.
         self.cost.item_evaluations += count
+        self.cost.answered += result.get("answered", count)
         self.cost.candidates += 1
-        self.cost.seconds += result["seconds"]["elapsed"]
-        self.cost.overhead += result["seconds"]["overhead"]
+        self._add_times(result["seconds"])
         trial = Trial(
             candidate.id, candidate.genome, candidate.recipe, candidate.digest, fitness, values,
-            seconds, item_values,
+            seconds, item_values, result.get("complete", True), files,
         )  # fmt: skip
-        self.trials.append(trial)
-        self._untold.append(trial)
-        self._note(trial)
-        if self.optimizer.asynchronous or not self._open:
-            self.optimizer.tell(
-                [Observation(t.genome, t.fitness, t.item_values) for t in self._untold]
-            )
-            self._told += len(self._untold)
-            self._untold.clear()
+        earlier = [t.files for t in self.trials if t.digest == trial.digest and t.files]
+        self._untold.append((trial, candidate.answered))
+        if "pooled" in result:
+            trial = replace(trial, files=(*earlier[-1], *files))
+        self.standing.add(trial)
+        if "pooled" in result:
+            self.standing.update(trial.digest, *rating_of(result["pooled"]))
+        self._tell()
+        if self.rechecks.due(self.cost.candidates):
+            self._todo.extend(self.rechecks.plan(self._open))
 
-    def _note(self, trial: Trial) -> None:
-        """Remembers when the best, or the front, last changed."""
-        if self._best is None or trial.rank > self._best.rank:
-            self._best = trial
-            if not self.goals.pareto:
-                self._improved = self.cost.candidates
-        if self.goals.pareto and trial.fitness is not None and trial.fitness.feasible:
-            own = trial.fitness.values
-            if any(all(a >= b for a, b in zip(f, own, strict=True)) for f in self._front):
-                return
-            kept = [f for f in self._front if any(a > b for a, b in zip(f, own, strict=True))]
-            self._front = [*kept, own]
-            self._improved = self.cost.candidates
+    def _settle_recheck(self, event: Mapping[str, Any]) -> None:
+        """Counts what a leader answered, whose standing is updated."""
+        count = self.rechecks.settle(event)
+        self.cost.item_evaluations += count
+        self.cost.answered += event.get("answered", count)
+        self._add_times(event["seconds"])
+
+    def _add_times(self, times: Mapping[str, float]) -> None:
+        self.cost.seconds += times["elapsed"]
+        self.cost.overhead += times["overhead"]
+
+    def _tell(self) -> None:
+        """Tells the optimiser what it has not heard, if it wants to hear now."""
+        if self._open and not self.optimizer.asynchronous:
+            return
+        self._untold.sort(key=lambda pair: pair[0].id)
+        observations = [Observation(t.genome, t.fitness, t.item_values) for t, _ in self._untold]
+        if self._together:
+            observations = levelled(observations, [stage for _, stage in self._untold])
+        self.optimizer.tell(observations)
+        self._told += len(self._untold)
+        self._untold.clear()
 
     # -- resuming -------------------------------------------------------------------------
 
@@ -267,10 +392,46 @@ class Search:
         for event in list(self.journal.events):
             if event.get("search") != self.name:
                 continue
-            if event["event"] == "ask":
+            kind = event["event"]
+            self._went_on(event)
+            if kind == "ask":
                 self._replay_ask(event)
-            elif event["event"] == "result":
-                self._settle(event)
+            elif kind == "part":
+                self._replay_part(event)
+            elif kind == "result":
+                self._replay_result(event)
+            elif kind == "recheck":
+                self._todo.remove(event["id"])
+                self._settle_recheck(event)
+
+    def _went_on(self, event: Mapping[str, Any]) -> None:
+        """Lets those go on who had answered before an event: or it would be their result."""
+        if self._together:
+            return
+        for candidate in [c for c in self._open.values() if c.waiting]:
+            if event["event"] != "result" or event["id"] != candidate.id:
+                self._go_on([candidate], {candidate.id})
+
+    def _replay_part(self, event: Mapping[str, Any]) -> None:
+        candidate = self._open[event["id"]]
+        self._todo.remove(candidate.id)
+        candidate.add_times(event["seconds"])
+        candidate.fresh = event["answered"]
+        candidate.files.append(event["file"])
+        candidate.parts = []  # to be read again, with this one, where they are needed
+        candidate.answered = event["seen"]
+        candidate.rating = Rating(*rating_of(event))
+        candidate.waiting = True
+        if self._together:
+            self._decide()
+
+    def _replay_result(self, event: Mapping[str, Any]) -> None:
+        candidate = self._open[event["id"]]
+        if candidate.waiting:
+            self._go_on([candidate], ())
+        elif candidate.id in self._todo:  # it failed, or there is no race
+            self._todo.remove(candidate.id)
+        self._settle(event)
 
     def _replay_ask(self, event: Mapping[str, Any]) -> None:
         genomes = [np.array(c["genome"], dtype=np.float64) for c in event["candidates"]]
@@ -291,13 +452,17 @@ class Search:
                     "the sources and the space that the study began with",
                     "Undo the change, or give this study another run_dir.",
                 )  # fmt: skip
-            asked.append(Open(candidate["id"], genome, recipe, candidate["digest"], items))
+            asked.append(
+                Open(
+                    candidate["id"], genome, recipe, candidate["digest"], event["generation"], items
+                )
+            )
         self._remember(asked)
 
     # -- limits ---------------------------------------------------------------------------
 
     def _allowed(self) -> int:
-        """How many more candidates the budget bears."""
+        """How many more candidates the budget bears, if they answer everything."""
         allowed = [_NO_LIMIT]
         at_work = len(self._open)
         if self.limits.candidates is not None:
@@ -311,15 +476,15 @@ class Search:
     def _finished(self) -> bool:
         if self.limits.seconds is not None and self.cost.seconds >= self.limits.seconds:
             return True
-        best = self._best.fitness if self._best else None
-        if self.limits.score is not None and self._best and best and best.feasible:
+        best = self.standing.best
+        if self.limits.score is not None and best and best.fitness and best.fitness.feasible:
             first = self.goals.objectives[0]
-            value = self._best.values.get(first.name)
+            value = best.values.get(first.name)
             if value is not None and first.sign * value >= first.sign * self.limits.score:
                 return True
         patience = self.limits.patience
         if patience is not None and self.optimizer.batch:
-            since = self._told - self._improved
+            since = self._told - self.standing.improved
             return since >= patience * self.optimizer.batch
         return False
 
@@ -330,8 +495,3 @@ class Search:
             if allowed >= _NO_LIMIT // 2
             else (self.cost.candidates + len(self._open) + allowed)
         )
-
-
-def _next_id(journal: Journal) -> int:
-    asked = [c["id"] for e in journal.events if e["event"] == "ask" for c in e["candidates"]]
-    return max(asked, default=-1) + 1

@@ -19,7 +19,11 @@ from evomerge.checkpoints.lazy_gram import LazyGram
 from evomerge.checkpoints.merger import Merger
 from evomerge.domain import Domain
 from evomerge.errors import ConfigError, RecipeError
+from evomerge.estimators.base import Estimator, Indices, ItemPlan
+from evomerge.estimators.mean import MeanEstimator
+from evomerge.estimators.racing import NoRace, Race
 from evomerge.executors.worker import Request
+from evomerge.fidelity import check_item_scores, item_plans, make_evaluation, rotating
 from evomerge.objectives import Goals, item_values, read_goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Source
@@ -32,8 +36,6 @@ from evomerge.warm_start import Start, read_start
 Config = Mapping[str, Any]
 Items = Mapping[str, tuple[int, ...] | None]
 """The search items that candidates answer, by task; None stands for all."""
-
-_MANY = 100_000  # items, more than a task has
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Setup:
         estimator: chooses items and turns scores into fitness.
         goals: objectives and constraints; bounds that name a model are not measured yet.
         start: what an earlier study or recipes give this one to begin with.
+        race: when candidates answer how many items.
+        plans: the estimator's, by task of the search.
     """
 
     config: Config
@@ -56,9 +60,11 @@ class Setup:
     space: SearchSpace
     search_tasks: tuple[Task, ...]
     report_tasks: tuple[Task, ...]
-    estimator: Any
+    estimator: Estimator
     goals: Goals
     start: Start = field(default_factory=Start)
+    race: Race = field(default_factory=NoRace)
+    plans: Mapping[str, ItemPlan] = field(default_factory=dict)
 
     @property
     def run_dir(self) -> Path:
@@ -98,14 +104,23 @@ class Setup:
         return {"sparsity": space.sparsity(genome), "blocks": float(blocks)}
 
     def items(self, generation: int) -> Items:
-        """The search items that a generation answers."""
+        """The search items that a generation answers if nothing stops it."""
         out: dict[str, tuple[int, ...] | None] = {}
         for task in self.search_tasks:
-            count = len(task.items("search"))
-            purpose = "items" if task is self.task else f"items {task.name}"
-            chosen = self.estimator.choose(count, generation, derive(self.seed, purpose))
-            out[task.name] = None if len(chosen) == count else tuple(int(i) for i in chosen)
+            chosen = self.plans[task.name].choose(generation)
+            whole = len(chosen) == len(task.items("search"))
+            out[task.name] = None if whole else tuple(int(i) for i in chosen)
         return out
+
+    def common_items(self) -> Items:
+        """The search items on which finished models are set side by side.
+
+        All of them where those of the candidates rotate or are anchors, of which a plain mean
+        means nothing.
+        """
+        if self.rotates() or not isinstance(self.estimator, MeanEstimator):
+            return {task.name: None for task in self.search_tasks}
+        return self.items(0)
 
     def item_count(self, items: Items) -> int:
         """How many search items a candidate answers, of all tasks together."""
@@ -116,18 +131,18 @@ class Setup:
 
     def rotates(self) -> bool:
         """Whether another generation answers other items."""
-        return self.items(0) != self.items(1)
+        return rotating(self.plans)
 
-    def estimates(self, scores: Sequence[ItemScores]) -> dict[str, tuple[float, float]]:
-        """The estimator's value and standard error of each task that the search answers.
+    def places(self, part: ItemScores) -> Indices:
+        """Where the items of an answer stand among the search items of their task."""
+        task = next(t for t in self.search_tasks if t.name == part.task)
+        at = {item.id: place for place, item in enumerate(task.items("search"))}
+        return np.array([at[id] for id in part.ids], dtype=np.int64)
 
-        Args:
-            scores: one a search task, in their order.
-        """
-        weights = [task.loglik_weight for task in self.search_tasks]
-        found = self.estimator.estimate(scores, weights)
-        pairs = zip(found.values, found.stderr, strict=True)
-        return {part.task: pair for part, pair in zip(scores, pairs, strict=True)}
+    def informed(self, sources: Mapping[str, Sequence[ItemScores]]) -> Setup:
+        """The same with plans that know the sources' complete answers, by name."""
+        plans = item_plans(self.estimator, self.search_tasks, self.seed, sources)
+        return replace(self, plans=plans)
 
     def item_values(self, scores: Sequence[ItemScores]) -> FloatArray:
         """What a candidate has of each item of the objectives; see `item_values`."""
@@ -151,13 +166,15 @@ def make_setup(config: Config) -> Setup:
         make_task(node, f"report_tasks.{name}") for name, node in config["report_tasks"].items()
     )
     space = make_space(config, merger)
-    estimator = build(config["estimator"], "estimator")
     goals = make_goals(config)
     check_traits(space, goals)
-    setup = Setup(config, merger, space, search_tasks, report_tasks, estimator, goals)
-    setup = replace(setup, start=read_start(config["warm_start"], space, goals))
+    estimator, race, plans = make_evaluation(config, search_tasks, goals)
+    start = read_start(config["warm_start"], space, goals)
+    setup = Setup(
+        config, merger, space, search_tasks, report_tasks, estimator, goals, start, race, plans
+    )
     optimizer = make_optimizer(setup, config["optimizer"], "optimizer")
-    check_item_scores(optimizer_name(config), optimizer, goals, estimator)
+    check_item_scores(optimizer_name(config), optimizer, goals, race, plans)
     check_candidates(optimizer, _affordable(setup), setup.start)
     control_recipes(config)
     return setup
@@ -311,33 +328,6 @@ def make_optimizer(
         seed=derive(setup.seed, purpose),
     )
     return optimizer
-
-
-def check_item_scores(name: str, optimizer: Optimizer, goals: Goals, estimator: Any) -> None:
-    """Checks that an optimiser that reads item scores gets those of the same items each time.
-
-    Raises:
-        ConfigError: naming the key at fault.
-    """
-    if not optimizer.uses_item_scores:
-        return
-    lowered = [o.name for o in goals.by_item() if o.sign < 0]
-    if lowered:
-        raise ConfigError.of(
-            f"objectives.{lowered[0]}.goal", f"minimize; {name} lets candidates compete for items",
-            "maximize for a score or a log-likelihood", "Change it, or use another optimizer.",
-        )  # fmt: skip
-    if not goals.by_item():
-        raise ConfigError.of(
-            "objectives", f"no objective with a score of each item, which {name} needs",
-            "at least one objective whose metric is score or loglik",
-            "Add one, or use another optimizer.",
-        )  # fmt: skip
-    if not np.array_equal(*(estimator.choose(_MANY, generation, 0) for generation in (0, 1))):
-        raise ConfigError.of(
-            "estimator", f"other items in each generation; {name} compares candidates by item",
-            "the same items for all candidates", "Set estimator.rotate=false.",
-        )  # fmt: skip
 
 
 @runtime_checkable

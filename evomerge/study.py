@@ -13,7 +13,7 @@ from evomerge.build import load_target
 from evomerge.controls import CONTROLS, RANDOM_SEARCH, controls
 from evomerge.domain import Domain
 from evomerge.errors import EvomergeError, JournalError
-from evomerge.evaluation import LazyExecutor, Measurer, Subject
+from evomerge.evaluation import LazyExecutor, Measurer, Splits, Subject
 from evomerge.fisher import fisher_distance, gold_pairs
 from evomerge.identity import matter, task_digests
 from evomerge.journal import SCHEMA, Journal, locked, write_atomic
@@ -25,6 +25,7 @@ from evomerge.report import write_report
 from evomerge.results import write_study
 from evomerge.search import Search
 from evomerge.setup import (
+    Items,
     Setup,
     make_optimizer,
     model_identities,
@@ -74,6 +75,7 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
 def _run(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progress) -> Proof:
     identities = model_identities(setup)
     measurer = Measurer(journal, executor, identities, task_digests(setup))
+    setup = _informed(setup, measurer, progress)
     goals = _bounded(setup, measurer, progress)
     begin = _Begin(setup, goals, journal, executor, identities, progress)
     search = begin.search()
@@ -86,17 +88,38 @@ def _run(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Progr
     return prove(setup, searches, measurer, identities, progress)
 
 
+def _informed(setup: Setup, measurer: Measurer, progress: Progress) -> Setup:
+    """The study with plans that know the sources' complete answers, where estimates use them."""
+    if not setup.estimator.needs_sources:
+        return setup
+    items = {task.name: None for task in setup.search_tasks}
+    splits = _of_sources(setup, measurer, progress, "sources, for the estimator", items)
+    if not splits:
+        raise EvomergeError(
+            "no source could be evaluated, and the estimator needs their answers; the journal "
+            "holds the reason"
+        )
+    return setup.informed({name: list(parts.values()) for name, parts in splits.items()})
+
+
+def _of_sources(
+    setup: Setup, measurer: Measurer, progress: Progress, label: str, items: Items
+) -> dict[str, Splits]:
+    """What the sources answer to search items."""
+    recipes = source_recipes(setup.config)
+    subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]
+    return measurer.shown(subjects, search_requests(setup, items), progress, label)
+
+
 def _bounded(setup: Setup, measurer: Measurer, progress: Progress) -> Goals:
     """The goals with numbers for bounds that name a model, measured on the search items."""
     goals = setup.goals
     if not goals.models():
         return goals
-    recipes = source_recipes(setup.config)
-    subjects = [Subject(name, "source", recipe) for name, recipe in recipes.items()]
-    items = {t.name: None for t in setup.search_tasks} if setup.rotates() else None
-    requests = search_requests(setup, items)
-    splits = measurer.shown(subjects, requests, progress, "sources, for the constraints")
+    items = setup.common_items()
+    splits = _of_sources(setup, measurer, progress, "sources, for the constraints", items)
     if not goals.can_bound(splits):
+        recipes = source_recipes(setup.config)
         missing = [name for name in recipes if name not in splits]
         raise EvomergeError(
             f"{missing[0]} could not be evaluated, and a constraint refers to it; the journal "

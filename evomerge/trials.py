@@ -25,6 +25,9 @@ class Trial:
         values: each objective in its own unit, by name; empty if it failed.
         seconds: an item took; None if it failed.
         item_values: what the optimiser is told of each item; None if it does not want to know.
+        complete: whether it answered all items that a candidate may be asked; one that a race
+            stopped did not, and ranks below those that did.
+        files: where its answers are kept, relative to the run directory.
     """
 
     id: int
@@ -35,25 +38,32 @@ class Trial:
     values: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     item_values: FloatArray | None = None
+    complete: bool = True
+    files: tuple[str, ...] = ()
 
     @property
     def rank(self) -> tuple[int, float]:
-        """To be maximised: feasible by its first value, then infeasible, then failed."""
+        """To be maximised: feasible by its first value, complete ones first; infeasible; failed."""
         if self.fitness is None:
             return 0, 0.0
         if not self.fitness.feasible:
             return 1, -self.fitness.violation
-        return 2, self.fitness.values[0]
+        return 2 + self.complete, self.fitness.values[0]
 
 
 @dataclass
 class Cost:
-    """What a search has used so far; times in seconds."""
+    """What a search has used so far; times in seconds.
+
+    `item_evaluations` are the items that candidates were scored on, `answered` those of them that
+    a model answered for it: the rest was known from before.
+    """
 
     candidates: int = 0
     failed: int = 0
     infeasible: int = 0
     item_evaluations: int = 0
+    answered: int = 0
     seconds: float = 0.0
     overhead: float = 0.0
 
@@ -87,5 +97,6 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
     feasible = [t for t in distinct.values() if t.fitness is not None and t.fitness.feasible]
     if not feasible:
         return best_trials(trials, 1)
+    feasible = [t for t in feasible if t.complete] or feasible
     values = np.array([t.fitness.values for t in feasible if t.fitness is not None])
     return [t for t, keep in zip(feasible, non_dominated(values), strict=True) if keep]

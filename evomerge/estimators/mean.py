@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from evomerge.errors import CandidateError, ConfigError
-from evomerge.types import Fitness, FloatArray, ItemScores
+from evomerge.errors import ConfigError
+from evomerge.estimators.base import (
+    Estimated,
+    Indices,
+    Pool,
+    checked,
+    draw,
+    further,
+    mean_of,
+    shuffled,
+)
+from evomerge.types import FloatArray, ItemScores
 
 
 class MeanEstimator:
@@ -19,77 +25,84 @@ class MeanEstimator:
         items: number of items that a candidate answers; None for all. At least 2, as one item
             has no standard error.
         rotate: draw other items in every generation, rather than one subset for the whole study.
-            Then values of different generations are not strictly comparable.
+            Then values of different generations are not strictly comparable; a genome that is
+            evaluated again is worth the mean over all items that it ever answered.
 
     Raises:
         ConfigError: `items` or `rotate` is not of that kind.
     """
 
+    needs_sources = False
+
     def __init__(self, items: int | None = None, rotate: bool = False) -> None:
-        whole = isinstance(items, int) and not isinstance(items, bool)
-        if items is not None and (not whole or items < 2):
-            raise ConfigError.of(
-                "estimator.items", repr(items), "null or a whole number of at least 2", "Use null."
-            )
+        self.items = checked_items(items)
         if not isinstance(rotate, bool):
             raise ConfigError.of("estimator.rotate", repr(rotate), "true or false", "Use false.")
-        self.items = items
         self.rotate = rotate
 
-    def choose(self, n_items: int, generation: int, rng_seed: int) -> NDArray[np.int64]:
-        """Which items the candidates of a generation answer; the same for all of them.
+    def plan(self, pool: Pool) -> MeanPlan:
+        """The plan of a task."""
+        return MeanPlan(pool, self.items, self.rotate)
 
-        Args:
-            n_items: number of items of the split.
-            generation: number of the generation, from 0.
-            rng_seed: seed of the study for this purpose, not negative.
-
-        Returns:
-            Indices of the items, ascending and distinct: `min(items, n_items)` of them. They
-            depend on the arguments only.
-        """
-        if self.items is None or self.items >= n_items:
-            return np.arange(n_items, dtype=np.int64)
-        rng = np.random.default_rng([rng_seed, generation] if self.rotate else [rng_seed])
-        chosen = rng.choice(n_items, size=self.items, replace=False, shuffle=False)
-        return np.sort(chosen).astype(np.int64)
-
-    def estimate(self, scores: Sequence[ItemScores], loglik_weights: Sequence[float]) -> Fitness:
-        """The fitness of a candidate, one value a task.
-
-        The value of an item is `score + weight * loglik`; that of a task is the mean of its items,
-        and its standard error is their standard deviation (ddof 1) over the root of their number.
-        A log-likelihood whose weight is 0 is not looked at.
-
-        Args:
-            scores: the item scores of each task.
-            loglik_weights: the weight of each task.
-
-        Raises:
-            CandidateError: fewer than two items, or a value that is not finite; names the task.
-        """
-        means, errors = [], []
-        for of_task, weight in zip(scores, loglik_weights, strict=True):
-            values = _item_values(of_task, weight)
-            means.append(float(values.mean()))
-            errors.append(float(values.std(ddof=1)) / math.sqrt(len(values)))
-        return Fitness(tuple(means), tuple(errors))
+    def contents(self) -> dict[str, str]:
+        """No files."""
+        return {}
 
 
-def _item_values(scores: ItemScores, weight: float) -> FloatArray:
-    """`score + weight * loglik` of each item, an `n` array; all finite, at least two."""
-    where = f"task {scores.task!r}, split {scores.split!r}"
-    values = np.asarray(scores.scores, dtype=np.float64)
-    if weight != 0:
-        values = values + weight * np.asarray(scores.logliks, dtype=np.float64)
-    if len(values) < 2:
-        raise CandidateError(f"{where}: {len(values)} items; a standard error takes at least 2")
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        first = int(wrong[0])
-        raise CandidateError(
-            f"{where}: {len(wrong)} of {len(values)} values are not finite; item "
-            f"{scores.ids[first]!r} has score {scores.scores[first]} and mean log-likelihood "
-            f"{scores.logliks[first]}"
+@dataclass(frozen=True)
+class MeanPlan:
+    """The same random items for all candidates of a generation, and their mean."""
+
+    pool: Pool
+    items: int | None
+    rotate: bool
+
+    def choose(self, generation: int) -> Indices:
+        """`min(items, N)` items, ascending; they depend on the seed and the generation only."""
+        seed = [self.pool.seed, generation] if self.rotate else [self.pool.seed]
+        return draw(len(self.pool), self.items or len(self.pool), seed)
+
+    def order(self, generation: int, at_random: bool) -> Indices:
+        """The items in a random order: none says more than another."""
+        return shuffled(self.choose(generation), self.pool.seed)
+
+    def next(self, asked: Indices, scores: FloatArray, count: int, goal: float | None) -> Indices:
+        """Random items: means do not know which would say more."""
+        return further(len(self.pool), asked, count, self.pool.seed)
+
+    def estimate(self, part: ItemScores) -> Estimated:
+        """The means; see `mean_estimate`."""
+        return mean_estimate(part, self.pool.loglik_weight)
+
+
+def mean_estimate(part: ItemScores, loglik_weight: float) -> Estimated:
+    """Means over the items that were answered.
+
+    The value of an item is `score + weight * loglik`. Standard errors are the standard deviation
+    (ddof 1) over the root of the number of items. A log-likelihood that was not asked for is not
+    looked at if its weight is 0.
+
+    Raises:
+        CandidateError: fewer than two items, or a value that is not finite; names the task.
+    """
+    scores, logliks = checked(part, loglik_weight)
+    score = mean_of(scores)
+    if logliks is None:
+        return Estimated(score, score)
+    mixed = mean_of(scores + loglik_weight * logliks) if loglik_weight else score
+    return Estimated(mixed, score, mean_of(logliks))
+
+
+def checked_items(items: object) -> int | None:
+    """The number of items that candidates answer.
+
+    Raises:
+        ConfigError: if it is neither None nor a whole number of at least 2.
+    """
+    if items is None:
+        return None
+    if not isinstance(items, int) or isinstance(items, bool) or items < 2:
+        raise ConfigError.of(
+            "estimator.items", repr(items), "null or a whole number of at least 2", "Use null."
         )
-    return values
+    return items

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.estimators.mean import MeanEstimator
+from evomerge.estimators.base import Indices, Pool
+from evomerge.estimators.mean import MeanEstimator, mean_estimate
 from evomerge.types import ItemScores
 
 
@@ -27,9 +28,14 @@ def scores_of(values: list[float], logliks: list[float] | None = None) -> ItemSc
     )
 
 
+def choose(estimator: MeanEstimator, n: int, generation: int, seed: int) -> Indices:
+    pool = Pool("sums", tuple(f"i{k}" for k in range(n)), seed)
+    return estimator.plan(pool).choose(generation)
+
+
 def test_all_items_in_order_by_default() -> None:
     for generation in range(3):
-        assert MeanEstimator().choose(5, generation, 7).tolist() == [0, 1, 2, 3, 4]
+        assert choose(MeanEstimator(), 5, generation, 7).tolist() == [0, 1, 2, 3, 4]
 
 
 @settings(deadline=None)
@@ -43,21 +49,21 @@ def test_all_items_in_order_by_default() -> None:
 def test_a_subset_is_distinct_ascending_and_repeatable(
     n: int, k: int, seed: int, generation: int, rotate: bool
 ) -> None:
-    chosen = MeanEstimator(k, rotate).choose(n, generation, seed)
+    chosen = choose(MeanEstimator(k, rotate), n, generation, seed)
     assert len(chosen) == min(n, k)
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     assert chosen.min() >= 0 and chosen.max() < n
-    assert np.array_equal(chosen, MeanEstimator(k, rotate).choose(n, generation, seed))
+    assert np.array_equal(chosen, choose(MeanEstimator(k, rotate), n, generation, seed))
 
 
 def test_rotation() -> None:
     fixed, rotating = MeanEstimator(10), MeanEstimator(10, rotate=True)
-    assert len({tuple(fixed.choose(50, g, 3)) for g in range(20)}) == 1
-    drawn = [tuple(rotating.choose(50, g, 3)) for g in range(200)]
+    assert len({tuple(choose(fixed, 50, g, 3)) for g in range(20)}) == 1
+    drawn = [tuple(choose(rotating, 50, g, 3)) for g in range(200)]
     assert len(set(drawn)) > 190
     counts = np.bincount(np.concatenate(drawn), minlength=50)
     assert counts.min() > 20 and counts.max() < 65  # 40 expected of each, 5.7 standard deviation
-    assert tuple(fixed.choose(50, 0, 3)) != tuple(fixed.choose(50, 0, 4))
+    assert tuple(choose(fixed, 50, 0, 3)) != tuple(choose(fixed, 50, 0, 4))
 
 
 @settings(deadline=None)
@@ -67,12 +73,32 @@ def test_rotation() -> None:
 )
 def test_mean_and_standard_error(pairs: list[tuple[float, float]], weight: float) -> None:
     values, logliks = [a for a, _ in pairs], [b for _, b in pairs]
-    fitness = MeanEstimator().estimate([scores_of(values, logliks), scores_of(values)], [weight, 0])
+    found = mean_estimate(scores_of(values, logliks), weight)
+    plain = mean_estimate(scores_of(values), 0)
     sums = [a + weight * b for a, b in pairs]
     root = len(pairs) ** 0.5
-    assert fitness.values == pytest.approx((statistics.fmean(sums), statistics.fmean(values)))
-    expected = (statistics.stdev(sums) / root, statistics.stdev(values) / root)
-    assert fitness.stderr == pytest.approx(expected, abs=1e-9)
+    for pair, expected in (
+        (found.value, sums),
+        (found.score, values),
+        (found.loglik, logliks),
+        (plain.value, values),
+    ):
+        assert pair == pytest.approx(
+            (statistics.fmean(expected), statistics.stdev(expected) / root), abs=1e-9
+        )
+    assert plain.loglik is None
+
+
+@settings(deadline=None)
+@given(n=st.integers(2, 60), k=st.integers(2, 60), seed=st.integers(0, 2**40))
+def test_a_race_asks_the_same_items_in_a_random_order_and_then_others(
+    n: int, k: int, seed: int
+) -> None:
+    plan = MeanEstimator(k).plan(Pool("sums", tuple(map(str, range(n))), seed))
+    order = plan.order(0, at_random=True)
+    assert sorted(order.tolist()) == plan.choose(0).tolist()
+    more = plan.next(order, np.zeros(len(order)), n, None)
+    assert sorted([*order.tolist(), *more.tolist()]) == list(range(n))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +113,7 @@ def test_mean_and_standard_error(pairs: list[tuple[float, float]], weight: float
 )
 def test_unusable_scores_fail_the_candidate(scores: ItemScores, weight: float) -> None:
     with pytest.raises(CandidateError, match="'sums'"):
-        MeanEstimator().estimate([scores], [weight])
+        mean_estimate(scores, weight)
 
 
 @pytest.mark.parametrize("items", [1, 0, -3, 2.5, True, "5"])
