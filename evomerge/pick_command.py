@@ -18,7 +18,7 @@ from evomerge.lineage_command import check_out
 from evomerge.markdown import printable
 from evomerge.objectives import Objective
 from evomerge.picking import Preference, ends, maximise, ranked, read_preference
-from evomerge.predictions import fitted
+from evomerge.predictions import fitted, raw_errors
 from evomerge.recipe.bundle import bundled
 from evomerge.report.candidates import candidate_records
 from evomerge.report.front import front_points
@@ -81,7 +81,7 @@ def pick_command(arguments: Sequence[str]) -> int:
             str(options.run), "a study that names no objective", "one that does", "Run it again."
         )
     preference = read_preference(objectives, options.prefer, options.at_least, options.at_most)
-    measured = read_measured(run, shown)
+    measured = read_measured(run, shown, options.run)
     order = ranked(preference, measured.raw)
     modelled = run.study.get("optimizer") in _WITH_SURROGATES and not options.measured
     if not order and not modelled:
@@ -116,8 +116,13 @@ def pick_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read_measured(run: RunFiles, objectives: Sequence[Shown]) -> Measured:
+def read_measured(run: RunFiles, objectives: Sequence[Shown], run_dir: Path) -> Measured:
     """The front's points on held-out items, or all candidates on the search items.
+
+    Args:
+        run: the study.
+        objectives: its objectives.
+        run_dir: its directory.
 
     Raises:
         UserError: if there is none that keeps the study's constraints.
@@ -138,7 +143,6 @@ def read_measured(run: RunFiles, objectives: Sequence[Shown]) -> Measured:
             np.array([p.test for p, _ in points], dtype=np.float64), low, high, "held-out test",
             next((printable(p.name) for p, _ in points if p.chosen), ""),
         )  # fmt: skip
-    errors = {e["id"]: e.get("stderr") for e in run.events if e.get("event") == "result"}
     found = [
         (record, values)
         for record in candidate_records(run.events)
@@ -152,10 +156,11 @@ def read_measured(run: RunFiles, objectives: Sequence[Shown]) -> Measured:
             "at least one", "Let the study run on.",
         )  # fmt: skip
     raw = np.array([values for _, values in found], dtype=np.float64)
-    half = np.array([
-        error if error and len(error) == len(objectives) else [np.nan] * len(objectives)
-        for error in (errors.get(record.id) for record, _ in found)
-    ]) * _NORMAL  # fmt: skip
+    results = {e["id"]: e for e in run.events if e.get("event") == "result"}
+    told = [(o.name, o.task, -1.0 if o.minimised else 1.0) for o in objectives]
+    half = _NORMAL * np.array(
+        [raw_errors(results[record.id], told, run_dir) for record, _ in found]
+    )
     shares = np.array([o.metric in ("score", "sparsity") for o in objectives])
     floor, ceiling = np.where(shares, 0.0, -np.inf), np.where(shares, 1.0, np.inf)
     return Measured(

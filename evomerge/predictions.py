@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from evomerge.journal import read_items
 from evomerge.objectives import Goals
 from evomerge.optimizers._quadratic import unknowns
 from evomerge.optimizers._surrogates import Surrogates
@@ -110,18 +113,60 @@ def fitted(setup: Setup, events: Sequence[Event]) -> Surrogates | None:
         optimizer, start = Map(domain, setup.seed), ()
     if not isinstance(optimizer, Modelled):
         return None
-    own = [Observation(genome, _raw_fitness(goals, event)) for genome, event in _results(events)]
+    own = [Observation(genome, _raw_fitness(setup, event)) for genome, event in _results(events)]
     optimizer.learn([*start, *own])
     return optimizer.model()
 
 
-def _raw_fitness(goals: Goals, event: Event) -> Fitness | None:
+def _raw_fitness(setup: Setup, event: Event) -> Fitness | None:
     """The fitness of a result with the objectives' raw values in the place of its own."""
-    fitness = fitness_of(event)
+    goals, fitness = setup.goals, fitness_of(event)
     if fitness is None or goals.scalarize:
         return fitness
     values = event["values"]
-    return replace(fitness, values=tuple(o.sign * values[o.name] for o in goals.objectives))
+    errors = raw_errors(
+        event, [(o.name, o.task or "", o.sign) for o in goals.objectives], setup.run_dir
+    )
+    return replace(
+        fitness,
+        values=tuple(o.sign * values[o.name] for o in goals.objectives),
+        stderr=tuple(errors),
+    )
+
+
+def raw_errors(
+    event: Event, objectives: Sequence[tuple[str, str, float]], run_dir: Path
+) -> list[float]:
+    """Standard errors of a result's raw values, NaN where unknown.
+
+    Those that the event holds are of what the optimiser was told. Where that is something else,
+    a score and a log-likelihood say, the error is that of the mean over the task's items.
+
+    Args:
+        event: of a candidate that succeeded.
+        objectives: name, task and sign of each value that the optimiser was told.
+        run_dir: where the items are.
+
+    Raises:
+        JournalError: if the file of the items is damaged.
+    """
+    told, errors, values = event["fitness"], event.get("stderr") or (), event["values"]
+    if not len(told) == len(errors) == len(objectives):
+        return [math.nan] * len(objectives)
+    found = [float(error) for error in errors]
+    other = [
+        place
+        for place, (name, _, sign) in enumerate(objectives)
+        if not math.isclose(sign * told[place], values[name], rel_tol=1e-9, abs_tol=1e-12)
+    ]
+    file = run_dir / str(event.get("file"))
+    there = bool(other) and file.is_file()
+    scores = {part.task: part.scores for part in read_items(file)} if there else {}
+    for place in other:
+        own = np.asarray(scores.get(objectives[place][1], ()), dtype=np.float64)
+        known = len(own) > 1
+        found[place] = float(own.std(ddof=1) / math.sqrt(len(own))) if known else math.nan
+    return found
 
 
 def surrogate_results(setup: Setup, goals: Goals, events: Sequence[Event]) -> dict[str, Any] | None:

@@ -232,6 +232,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     """The study with what a test may change."""
     for name in ("config.yaml", "journal.jsonl", "results.json"):
         shutil.copy(finished / name, tmp_path / name)
+    shutil.copytree(finished / "items", tmp_path / "items")
     return tmp_path
 
 
@@ -342,9 +343,33 @@ def test_a_log_likelihood_beside_the_score_is_not_in_the_predictions(
         values[1] -= 1.0 + 0.1 * event["id"]
         return values
 
-    change(copied, {"tasks": config["tasks"]}, fitness=told)
+    def errors(event: dict) -> list[float]:  # type: ignore[type-arg]
+        return [event["stderr"][0], 0.7, *event["stderr"][2:]]
+
+    change(copied, {"tasks": config["tasks"]}, fitness=told, stderr=errors)
     _, after = pick(capsys, copied, *arguments)
     assert "polite" in after.split("Predicted from")[1] and after == before
+
+
+def test_intervals_are_of_the_values_that_are_shown(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the score on its items where the optimiser was told something else."""
+    (copied / "results.json").unlink()
+    arguments = ["--prefer", "polite=1", "--measured"]
+    _, before = pick(capsys, copied, *arguments)
+
+    def told(event: dict) -> list[float]:  # type: ignore[type-arg]
+        return [event["fitness"][0], event["fitness"][1] - 1.0, *event["fitness"][2:]]
+
+    change(copied, {}, fitness=told, stderr=lambda event: [0.1, 0.9, 0.1])
+    _, after = pick(capsys, copied, *arguments)
+    (line,) = (x for x in after.splitlines() if x.startswith("  polite"))
+    assert line in before and "[" in line
+    shutil.rmtree(copied / "items")
+    _, after = pick(capsys, copied, *arguments)
+    (line,) = (x for x in after.splitlines() if x.startswith("  polite"))
+    assert "[" not in line
 
 
 def test_preference_texts() -> None:

@@ -18,6 +18,9 @@ from evomerge.types import FloatArray, Observation
 _LEAST = 1e-6
 """Of the sum of squares along a direction, below which nothing is known of it."""
 
+_MOST = 1000
+"""Unknowns up to which a design is completed, in a few seconds."""
+
 _PLACES = 256
 """Points of the box at which the variance of predictions is looked at."""
 
@@ -37,6 +40,9 @@ class Known:
     asked: FloatArray
 
 
+Complete = Callable[[FloatArray, list[FloatArray]], list[FloatArray]]
+"""The genomes of a design that known ones, an `m x n` array, leave to be measured."""
+
 Propose = Callable[[Known], list[FloatArray]]
 """Makes the genomes of a round, as many as its size."""
 
@@ -50,26 +56,33 @@ class Rounds:
     """
 
     def __init__(
-        self, first: int, design: Callable[[], list[FloatArray]], size: int, propose: Propose
+        self,
+        first: int,
+        design: Callable[[int], list[FloatArray]],
+        complete: Complete,
+        size: int,
+        propose: Propose,
     ) -> None:
         """Starts without results.
 
         Args:
-            first: candidates of the design.
-            design: makes these genomes; called when the first of them is asked for, since a
+            first: candidates of the design, where nothing was learnt.
+            design: makes so many genomes; called when the first of them is asked for, since a
                 design that no budget can pay may be too large to be made.
+            complete: what of a design is to be measured where something was learnt.
             size: of each round.
             propose: makes a round.
         """
-        self.first, self.size = first, size
+        self.size = size
+        self._whole = first
         self._make = design
+        self._complete = complete
         self._propose = propose
         self._foreign: list[Record] = []
         self._told: dict[int, Record] = {}
         self._asked: list[FloatArray] = []
         self._now: tuple[int, tuple[int, ...]] = (-1, ())
         self._made: list[FloatArray] | None = None
-        self._whole: list[FloatArray] | None = None  # the design before it was shortened
 
     @property
     def left(self) -> int:
@@ -77,9 +90,23 @@ class Rounds:
         begun = len(self._asked)
         return self.first - begun if begun < self.first else self.size - self._step(begun)[1]
 
+    @property
+    def first(self) -> int:
+        """Candidates of the design."""
+        return len(self._design) if self._knows else self._whole
+
+    @property
+    def _knows(self) -> bool:
+        """Whether something was learnt that the design may go on from."""
+        return any(fitness is not None for _, fitness in self._foreign)
+
     @cached_property
     def _design(self) -> list[FloatArray]:
-        return self._make()
+        whole = self._make(self._whole)
+        if not self._knows:
+            return whole
+        known = np.array([genome for genome, fitness in self._foreign if fitness is not None])
+        return self._complete(known, whole)
 
     @property
     def learnt(self) -> list[Record]:
@@ -117,22 +144,9 @@ class Rounds:
         self._told.update({one.number: (one.genome, one.fitness) for one in told})
 
     def learn(self, observations: Sequence[Observation]) -> None:
-        """Takes results of another study."""
+        """Takes results of another study; only before the first ask."""
+        self.__dict__.pop("_design", None)
         self._foreign += [(np.asarray(o.genome, dtype=float), o.fitness) for o in observations]
-
-    def shorten(self, basis: Basis) -> None:
-        """Leaves out of the design what the results that were learnt say already.
-
-        Raises:
-            ValueError: after the first ask.
-        """
-        if self._asked:
-            raise ValueError("shorten: call it before the first ask")
-        learnt = [genome for genome, fitness in self._foreign if fitness is not None]
-        if learnt:
-            self._whole = self._make() if self._whole is None else self._whole
-            self._design = missing(basis, np.array(learnt), self._whole)
-            self.first = len(self._design)
 
     def _step(self, number: int) -> tuple[int, int]:
         return divmod(number - self.first, self.size)
@@ -184,19 +198,25 @@ def missing(basis: Basis, known: FloatArray, design: Sequence[FloatArray]) -> li
     Args:
         basis: the terms of the quadratic, and the box.
         known: an `m x n` array.
-        design: `n` arrays.
+        design: `n` arrays; all stay if the quadratic has more than 1000 unknowns.
     """
+    if basis.unknowns > _MOST:
+        return list(design)
     rows, points = (_terms(basis, np.asarray(g)) for g in (known, design))
     box = within(basis.domain, basis.low, basis.high)
     places = _terms(basis, np.array(InitialDesign(box, 0, anchors=False).take(_PLACES)))
     enough = _variances(places, _inverse(points)).mean()
-    spread, left = _inverse(rows), list(range(len(design)))
-    while left and _variances(places, spread).mean() > enough:
-        best = max(left, key=_variances(points, spread).__getitem__)
-        left.remove(best)
-        along = spread @ points[best]  # Sherman and Morrison
-        spread -= np.outer(along, along) / (1.0 + points[best] @ along)
-    return [genome for i, genome in enumerate(design) if i not in left]
+    spread, left = _inverse(rows), np.ones(len(points), dtype=bool)
+    there, here = _variances(places, spread), _variances(points, spread)
+    while left.any() and there.mean() > enough:
+        best = int(np.where(left, here, -np.inf).argmax())
+        left[best] = False
+        along = spread @ points[best]
+        share = 1.0 + points[best] @ along
+        spread -= np.outer(along, along) / share  # Sherman and Morrison
+        there -= (places @ along) ** 2 / share
+        here -= (points @ along) ** 2 / share
+    return [genome for genome, out in zip(design, left, strict=True) if not out]
 
 
 def _inverse(rows: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ from evomerge.optimizers import settings
 from evomerge.optimizers._models import Record
 from evomerge.optimizers._predicted_front import filled, picks, search
 from evomerge.optimizers._quadratic import Basis, unknowns
-from evomerge.optimizers._rounds import Known, Rounds, design, within
+from evomerge.optimizers._rounds import Known, Rounds, design, missing, within
 from evomerge.optimizers._surrogates import Latest, Surrogates, read_fitting
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.pareto import hypervolume, non_dominated
@@ -96,8 +96,7 @@ class Map(Optimizer):
         self._tolerance = settings.within("tolerance", tolerance, 0.0, 1.0)
         self._patience = None if patience is None else settings.whole("patience", patience, 1)
         self._seed = seed
-        self._rounds = Rounds(first, self._points, size, self._propose)
-        self._least = max(first, self._unknowns)
+        self._rounds = Rounds(first, self._points, self._missing, size, self._propose)
         self._volumes: list[float] = []
         self._model = Latest(self._fitting)
 
@@ -106,7 +105,9 @@ class Map(Optimizer):
 
         After results were learnt: what the design lacks, and the look.
         """
-        return self._least + min(_FEW, self._rounds.size)
+        first = self._rounds.first
+        least = first if self._rounds.learnt else max(first, self._unknowns)
+        return least + min(_FEW, self._rounds.size)
 
     def least_reason(self) -> tuple[str, str]:
         """Why, and what to do where these are too many."""
@@ -134,9 +135,13 @@ class Map(Optimizer):
         """Whether the next candidate is to verify what the surrogates predict."""
         return self._asked >= self._rounds.first
 
-    def _points(self) -> list[FloatArray]:
+    def _points(self, count: int) -> list[FloatArray]:
         low, high = self._fitting.low, self._fitting.high
-        return design(self.domain, low, high, derive(self._seed, "design"), self._rounds.first)
+        return design(self.domain, low, high, derive(self._seed, "design"), count)
+
+    def _missing(self, known: FloatArray, design: list[FloatArray]) -> list[FloatArray]:
+        """What the design has to add to what was learnt."""
+        return missing(Basis.of(self.domain, self._fitting.low, self._fitting.high), known, design)
 
     def _ask(self, numbers: range) -> list[FloatArray]:
         return self._rounds.ask(numbers)
@@ -149,10 +154,7 @@ class Map(Optimizer):
         self._rounds.tell(told)
 
     def _learn(self, observations: Sequence[Observation]) -> None:
-        """The design goes on from what was learnt: it has only what is missing there."""
         self._rounds.learn(observations)
-        self._rounds.shorten(Basis.of(self.domain, self._fitting.low, self._fitting.high))
-        self._least = self._rounds.first
 
     def _propose(self, known: Known) -> list[FloatArray]:
         """The genomes of one round."""
