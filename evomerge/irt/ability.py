@@ -139,6 +139,9 @@ def _solve(
         x (`m x D`), inverse Hessians (`m x D x D`) and log-likelihoods (`m`).
     """
     known = ~np.isnan(answers)
+    asked = known.any(axis=0)  # a few of many items, as a rule
+    slopes, difficulty = slopes[asked], difficulty[asked]
+    known, answers = known[:, asked], answers[:, asked]
     y = np.where(known, answers, 0.0)
     pairs = slopes[:, :, None] * slopes[:, None, :]
     eye = np.eye(slopes.shape[1])

@@ -260,8 +260,7 @@ def _turned(theta: FloatArray, items: FloatArray) -> tuple[FloatArray, FloatArra
     theta, items = theta.copy(), items.copy()
     others = items[:, 1:-1]
     if others.shape[1]:
-        _, _, axes = np.linalg.svd(others, full_matrices=True)
-        axes = axes[: others.shape[1]].T
+        axes = np.linalg.eigh(others.T @ others)[1][:, ::-1]  # the widest first
         turned = others @ axes
         largest = turned[np.abs(turned).argmax(axis=0), np.arange(turned.shape[1])]
         axes = axes * np.where(largest < 0, -1.0, 1.0)

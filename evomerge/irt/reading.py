@@ -49,21 +49,23 @@ def read(paths: Sequence[Path], metric: str | None, split: str) -> list[Part]:
 def join(parts: Sequence[Part], task: str | None) -> Responses:
     """One matrix of all parts: models by their names, items by task and id.
 
+    Args:
+        parts: of all sources.
+        task: takes only this one and what names no task; None takes all.
+
     Raises:
         ConfigError: for a task that is not there, or one answer with two scores.
     """
-    tasks = list(dict.fromkeys(part.task for part in parts))
     if task is not None:
-        if task not in tasks:
+        known = {part.task: None for part in parts}
+        parts = [part for part in parts if part.task in (task, "")]
+        if not parts:
             raise ConfigError.of(
-                "--task", task, f"one of {shown(t or 'a task without a name' for t in tasks)}",
-                "Name one of them, or none.",
-            )  # fmt: skip
-        parts = [part for part in parts if part.task == task]
-        tasks = [task]
+                "task", task, f"one of {shown(known)}", "Name one of them, or none."
+            )
+    several = task is None and len({part.task for part in parts}) > 1
     if len(parts) == 1:
         return parts[0].responses
-    several = len(tasks) > 1
     names = [
         tuple(f"{p.task}/{i}" if several and p.task else i for i in p.responses.items)
         for p in parts

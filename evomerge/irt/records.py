@@ -32,7 +32,10 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path, split: str) -> list[Part]:
-    """Every item score of a run's journal, of one split; a model is called by its digest."""
+    """Every item score of a run's journal, of one split; a model is called by its digest.
+
+    A run measures its finalists again: where an engine answered otherwise, the mean counts.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,7 +64,7 @@ def read_run(folder: Path, split: str) -> list[Part]:
         tables.append(table.append_column("model", name))
     if not tables:
         return []
-    return from_table(pa.concat_tables(tables), str(folder), split)
+    return from_table(pa.concat_tables(tables), str(folder), split, average=True)
 
 
 def read_ledger(folder: Path, split: str) -> list[Part]:

@@ -137,7 +137,7 @@ def read_responses(
 
     Args:
         paths: of files and folders.
-        task: takes only this one, and leaves its items' names as they are.
+        task: takes only this one and files that name none, and leaves the items' names as they are.
         metric: of lm-eval's samples; None takes the only one.
         split: the one to take from run directories and ledgers.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ _KEYS = {
     "items": ("item_ids", "items"),
     "groups": ("base_model", "groups"),
 }
+_SAME = {kind: (kind,) for kind in ("task", "split", "settings")}
 _CSV_BLOCK = 2**26  # bytes; a block must hold a whole line
 
 
@@ -100,7 +101,7 @@ def read_parquet(path: Path) -> list[Part]:
         columns = long_columns(names)
         if columns is None:
             return from_table(pq.read_table(path), str(path))
-        texts = [columns[kind] for kind in ("model", "item", "group", "task") if kind in columns]
+        texts = [columns[kind] for kind in columns.keys() - {"score"}]
         table = pq.read_table(path, columns=[*columns.values()], read_dictionary=texts)
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, error) from error
@@ -112,14 +113,27 @@ def long_columns(names: Sequence[str]) -> dict[str, str] | None:
     lower = {name.lower(): name for name in names}
     found = {
         kind: lower[known[0]]
-        for kind, choices in {**NAMES, "task": ("task",), "split": ("split",)}.items()
+        for kind, choices in {**NAMES, **_SAME}.items()
         if (known := [c for c in choices if c in lower])
     }
     return found if {"model", "item", "score"} <= found.keys() else None
 
 
-def from_table(table: Any, where: str, split: str | None = None) -> list[Part]:
-    """Responses of an Arrow table; of a long one with a split column, those of a split only."""
+def from_table(
+    table: Any, where: str, split: str | None = None, *, average: bool = False
+) -> list[Part]:
+    """Responses of an Arrow table, wide or long.
+
+    Args:
+        table: if long and with a column `settings`, then a model that answered a task under several
+            settings counts as one model for each, in one group.
+        where: what to call it in errors.
+        split: of a long table with a column `split`, the only one to take.
+        average: takes the mean where an answer is there with several scores.
+
+    Raises:
+        ConfigError: for unsound values.
+    """
     columns = long_columns(table.column_names)
     if columns is None:
         return [Part("", _wide(table, where))]
@@ -133,18 +147,25 @@ def from_table(table: Any, where: str, split: str | None = None) -> list[Part]:
     models, of_model = codes(table, columns["model"], where)
     items, of_item = codes(table, columns["item"], where)
     groups, of_group = codes(table, columns.get("group"), where)
+    kinds, of_kind = codes(table, columns.get("settings"), where)
     scores = numbers(table[columns["score"]], where, columns["score"])
     parts = []
     for place, task in enumerate(tasks):
         rows = slice(None) if len(tasks) == 1 else of_task == place
-        answers = pivot(models, items, of_model[rows], of_item[rows], scores[rows], where)
+        names, of_name, groups_of = models, of_model[rows], None
         if "group" in columns:
-            group = dict(zip(of_model[rows].tolist(), of_group[rows].tolist(), strict=True))
-            by_name = {models[m]: groups[g] for m, g in group.items()}
-            answers = Responses(
-                answers.models, answers.items, answers.scores,
-                tuple(by_name[m] for m in answers.models),
-            )  # fmt: skip
+            known = dict(zip(of_name.tolist(), of_group[rows].tolist(), strict=True))
+            groups_of = {m: groups[g] for m, g in known.items()}
+        if np.ptp(of_kind[rows]) > 0:
+            of_name = of_name * len(kinds) + of_kind[rows]
+            names = [f"{model}@{kind[:8]}" for model in models for kind in kinds]
+            groups_of = groups_of or dict(enumerate(models))
+            groups_of = {m * len(kinds) + k: g for m, g in groups_of.items()
+                         for k in range(len(kinds))}  # fmt: skip
+        answers = pivot(names, items, of_name, of_item[rows], scores[rows], where, average)
+        if groups_of is not None:
+            by_name = {names[m]: group for m, group in groups_of.items()}
+            answers = replace(answers, groups=tuple(by_name[m] for m in answers.models))
         parts.append(Part(task, answers))
     return parts
 
@@ -156,10 +177,12 @@ def pivot(
     of_item: NDArray[np.integer[Any]],
     scores: NDArray[np.float32],
     where: str,
+    average: bool = False,
 ) -> Responses:
     """A matrix from single answers: names, and places in them for each answer.
 
-    Names that no answer is of are left out. An answer may be there twice if both times alike.
+    Names that no answer is of are left out. An answer may be there twice if both times alike, or
+    if their mean is wanted.
 
     Raises:
         ConfigError: naming a model and an item with two different scores.
@@ -172,7 +195,12 @@ def pivot(
         row, column, scores = row[known], column[known], scores[known]
     matrix[row, column] = scores
     unlike = matrix[row, column] != scores
-    if unlike.any():
+    if unlike.any() and average:
+        sums, counts = np.zeros(matrix.shape), np.zeros(matrix.shape)
+        np.add.at(sums, (row, column), scores)
+        np.add.at(counts, (row, column), 1)
+        matrix[row, column] = (sums / np.maximum(counts, 1))[row, column]
+    elif unlike.any():
         at = int(unlike.argmax())
         model, item = models[used[row[at]]], items[asked[column[at]]]
         raise two_scores(where, model, item, scores[at], matrix[row[at], column[at]])

@@ -146,7 +146,6 @@ def test_reliability_is_the_squared_correlation_with_the_truth():
         (["fit", "absent.csv", "--out", "items.npz"], "nothing there"),
         (["fit", "{matrix}", "--out", "items.npz", "--dimensions", "40"], "40 with 40 models"),
         (["fit", "{matrix}", "--out", "items.npz", "--min-answers", "99"], "99 answers each"),
-        (["fit", "{matrix}", "--out", "items.npz", "--task", "t"], "a task without a name"),
         (["fit", "{matrix}", "--out", "items.npz", "--ability-precision", "0"], "above 0"),
         (["show", "absent.npz"], "missing or damaged"),
         (["show", "{matrix}"], "missing or damaged"),

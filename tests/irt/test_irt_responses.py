@@ -114,6 +114,10 @@ def test_tasks_keep_their_items_apart(tmp_path):
     assert read_responses([tmp_path / "a.csv"], task="t").items == ("1", "2")
     with pytest.raises(ConfigError, match="one of s, t"):
         read_responses([tmp_path / "a.csv"], task="u")
+    (tmp_path / "b.csv").write_text("model,2\nm,1\n")  # names no task: of any
+    both = read_responses([tmp_path / "a.csv", tmp_path / "b.csv"], task="t")
+    assert both.items == ("1", "2")
+    np.testing.assert_array_equal(both.scores, [[0, 1], [np.nan, 1]])
 
 
 def scored(ids, scores, split="search", task="t"):
@@ -144,6 +148,33 @@ def test_a_run_directory_gives_every_candidate_and_measurement_by_its_digest(tmp
     assert read_responses([tmp_path / "run"], split="test").models == ("d2",)
     with pytest.raises(ConfigError, match="answers of the validation split"):
         read_responses([tmp_path / "run"], split="validation")
+
+
+def test_a_run_that_answered_otherwise_the_second_time_counts_with_the_mean(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("study", schema=1)
+    for number, score in enumerate((1.0, 0.0, 1.0, 1.0)):
+        file = journal.write_items(f"measure-{number:05d}", [scored(["x", "y"], [score, 1.0])])
+        journal.append("measure", name="base", digest="d", status="ok", file=file)
+    np.testing.assert_array_equal(read_responses([tmp_path]).scores, [[0.75, 1]])
+
+
+def test_a_ledger_is_read_as_it_was_written(tmp_path):
+    from evomerge.ledger import Answer, Ledger
+
+    ledger = Ledger(tmp_path / "ledger")
+    for digest, scores in (("a" * 64, [1.0, 0.0]), ("b" * 64, [0.5, 1.0])):
+        answers = [Answer("t", item, "s1", score, np.nan, "", 1)
+                   for item, score in zip("xy", scores, strict=True)]  # fmt: skip
+        ledger.append(digest, answers)
+    found = read_responses([tmp_path / "ledger"], task="t")
+    assert found.models == ("a" * 64, "b" * 64) and found.items == ("x", "y")
+    np.testing.assert_array_equal(found.scores, [[1, 0], [0.5, 1]])
+    ledger.append("a" * 64, [Answer("t", "x", "other settings", 0.25, np.nan, "", 1)])
+    found = read_responses([tmp_path / "ledger"])
+    assert found.models == ("a" * 64 + "@s1", "a" * 64 + "@other se", "b" * 64 + "@s1")
+    assert found.groups == ("a" * 64, "a" * 64, "b" * 64)
+    np.testing.assert_array_equal(found.scores, [[1, 0], [0.25, np.nan], [0.5, 1]])
 
 
 def test_a_folder_of_parquet_files_is_a_ledger(tmp_path):
