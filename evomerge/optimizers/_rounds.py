@@ -40,9 +40,6 @@ class Known:
     asked: FloatArray
 
 
-Complete = Callable[[FloatArray, list[FloatArray]], list[FloatArray]]
-"""The genomes of a design that known ones, an `m x n` array, leave to be measured."""
-
 Propose = Callable[[Known], list[FloatArray]]
 """Makes the genomes of a round, as many as its size."""
 
@@ -57,26 +54,27 @@ class Rounds:
 
     def __init__(
         self,
+        domain: Domain,
+        box: tuple[FloatArray, FloatArray],
+        seed: int,
         first: int,
-        design: Callable[[int], list[FloatArray]],
-        complete: Complete,
         size: int,
         propose: Propose,
     ) -> None:
         """Starts without results.
 
         Args:
-            first: candidates of the design, where nothing was learnt.
-            design: makes so many genomes; called when the first of them is asked for, since a
-                design that no budget can pay may be too large to be made.
-            complete: what of a design is to be measured where something was learnt.
+            domain: of the genomes.
+            box: its lower and upper corner, two `n` arrays.
+            seed: of the design.
+            first: candidates of the design, where nothing was learnt. It is made when the first
+                of them is asked for, since one that no budget can pay may be too large to be made.
             size: of each round.
             propose: makes a round.
         """
         self.size = size
+        self._domain, self._box, self._seed = domain, box, seed
         self._whole = first
-        self._make = design
-        self._complete = complete
         self._propose = propose
         self._foreign: list[Record] = []
         self._told: dict[int, Record] = {}
@@ -102,11 +100,11 @@ class Rounds:
 
     @cached_property
     def _design(self) -> list[FloatArray]:
-        whole = self._make(self._whole)
+        whole = design(self._domain, *self._box, self._seed, self._whole)
         if not self._knows:
             return whole
         known = np.array([genome for genome, fitness in self._foreign if fitness is not None])
-        return self._complete(known, whole)
+        return missing(Basis.of(self._domain, *self._box), known, whole)
 
     @property
     def learnt(self) -> list[Record]:

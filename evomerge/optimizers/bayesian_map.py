@@ -13,7 +13,7 @@ from evomerge.domain import Domain
 from evomerge.optimizers import settings
 from evomerge.optimizers._predicted_front import filled, picks, search
 from evomerge.optimizers._quadratic import Basis, unknowns
-from evomerge.optimizers._rounds import Known, Rounds, design, missing, within
+from evomerge.optimizers._rounds import Known, Rounds, within
 from evomerge.optimizers._surrogates import Latest, Surrogates, read_fitting
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.seeds import derive
@@ -101,7 +101,8 @@ class BayesianMap(Optimizer):
         self._generations = settings.whole("generations", generations, 1)
         self._seed = seed
         size = settings.whole("batch", batch, 1)
-        self._rounds = Rounds(first, self._points, self._missing, size, self._propose)
+        corners = self._fitting.low, self._fitting.high
+        self._rounds = Rounds(domain, corners, derive(seed, "design"), first, size, self._propose)
         self._model = Latest(self._fitting)
 
     def least_candidates(self) -> int:
@@ -138,14 +139,6 @@ class BayesianMap(Optimizer):
         basis = Basis.of(self.domain, self._fitting.low, self._fitting.high)
         many, radii = self._division
         return Bins.of(basis, 4 * len(basis.owner) if many is None else many, radii)
-
-    def _points(self, count: int) -> list[FloatArray]:
-        low, high = self._fitting.low, self._fitting.high
-        return design(self.domain, low, high, derive(self._seed, "design"), count)
-
-    def _missing(self, known: FloatArray, design: list[FloatArray]) -> list[FloatArray]:
-        """What the design has to add to what was learnt."""
-        return missing(Basis.of(self.domain, self._fitting.low, self._fitting.high), known, design)
 
     def _ask(self, numbers: range) -> list[FloatArray]:
         return self._rounds.ask(numbers)

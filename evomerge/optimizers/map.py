@@ -10,8 +10,8 @@ from evomerge.domain import Domain
 from evomerge.optimizers import settings
 from evomerge.optimizers._models import Record
 from evomerge.optimizers._predicted_front import filled, picks, search
-from evomerge.optimizers._quadratic import Basis, unknowns
-from evomerge.optimizers._rounds import Known, Rounds, design, missing, within
+from evomerge.optimizers._quadratic import unknowns
+from evomerge.optimizers._rounds import Known, Rounds, within
 from evomerge.optimizers._surrogates import Latest, Surrogates, read_fitting
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.pareto import hypervolume, non_dominated
@@ -96,7 +96,8 @@ class Map(Optimizer):
         self._tolerance = settings.within("tolerance", tolerance, 0.0, 1.0)
         self._patience = None if patience is None else settings.whole("patience", patience, 1)
         self._seed = seed
-        self._rounds = Rounds(first, self._points, self._missing, size, self._propose)
+        corners = self._fitting.low, self._fitting.high
+        self._rounds = Rounds(domain, corners, derive(seed, "design"), first, size, self._propose)
         self._volumes: list[float] = []
         self._model = Latest(self._fitting)
 
@@ -134,14 +135,6 @@ class Map(Optimizer):
     def verifies(self) -> bool:
         """Whether the next candidate is to verify what the surrogates predict."""
         return self._asked >= self._rounds.first
-
-    def _points(self, count: int) -> list[FloatArray]:
-        low, high = self._fitting.low, self._fitting.high
-        return design(self.domain, low, high, derive(self._seed, "design"), count)
-
-    def _missing(self, known: FloatArray, design: list[FloatArray]) -> list[FloatArray]:
-        """What the design has to add to what was learnt."""
-        return missing(Basis.of(self.domain, self._fitting.low, self._fitting.high), known, design)
 
     def _ask(self, numbers: range) -> list[FloatArray]:
         return self._rounds.ask(numbers)
