@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
 from evomerge.irt.files import shown
+from evomerge.irt.gauge import settle
 from evomerge.irt.lbfgs import Minimum, minimise
 from evomerge.irt.model import ItemModel, sigmoid
 from evomerge.irt.objective import Curvature, Objective, Priors
@@ -23,6 +24,10 @@ Report = Callable[[int, float], None]
 
 CONTINUOUS = "quasi-likelihood: y log P + (1 - y) log(1 - P)"
 CONSTANT = "discrimination 0, difficulty from the answers' rate and the prior"
+
+
+_ROUNDS = (1.0, 0.1, 0.01)
+"""Tolerances at which scale, origin and axes are settled before the search goes on."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ def fit_items(
     """Finds the items and abilities that are likeliest given answers and priors.
 
     The mode of theta ~ N(0, 1 / ability_precision), alpha_1 ~ N(1, 1), other alphas ~ N(0, 1),
-    beta ~ N(0, 9) is found by L-BFGS, in coordinates in which the diagonal blocks of the Hessian at
-    the start are the identity. Standard errors are from the inverses of its diagonal blocks at the
+    beta ~ N(0, 9) is found by L-BFGS in rounds, in coordinates in which the diagonal blocks of the
+    Hessian at the start of a round are the identity. Standard errors are from the inverses of its diagonal blocks at the
     mode (observed information and prior): those of an item as if the abilities were known, and the
     other way round.
 
@@ -225,12 +230,38 @@ def _minimise(
     max_iterations: int,
     report: Report | None,
 ) -> tuple[FloatArray, FloatArray, Minimum]:
-    """Abilities and items at the minimum, and the minimum in scaled coordinates."""
+    """Abilities and items at the minimum, and the minimum in scaled coordinates.
+
+    In rounds, each in new coordinates and from where scale, origin and axes suit the priors.
+    """
+    passes = taken = 0
+
+    def tell(largest: float) -> None:
+        nonlocal passes
+        passes += 1
+        if report is not None:
+            report(passes, largest)
+
+    for level in (*(t for t in _ROUNDS if t > tolerance), tolerance):
+        theta, items = settle(theta, items, objective.priors)
+        theta, items, found = _descend(objective, theta, items, level, max_iterations - taken, tell)
+        taken += found.iterations
+    return theta, items, replace(found, iterations=taken)
+
+
+def _descend(
+    objective: Objective,
+    theta: FloatArray,
+    items: FloatArray,
+    tolerance: float,
+    max_iterations: int,
+    tell: Callable[[float], None],
+) -> tuple[FloatArray, FloatArray, Minimum]:
+    """L-BFGS in coordinates in which the diagonal blocks of the Hessian are the identity."""
     blocks = objective.curvature(theta, items)
     scales = [np.linalg.inv(np.linalg.cholesky(h)) for h in (blocks.ability, blocks.item)]
     start = theta, items
     cut = theta.size
-    passes = 0
 
     def place(u: FloatArray) -> tuple[FloatArray, FloatArray]:
         parts = u[:cut].reshape(theta.shape), u[cut:].reshape(items.shape)
@@ -238,14 +269,11 @@ def _minimise(
         return start[0] + moved[0], start[1] + moved[1]
 
     def value(u: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal passes
         found = objective.gradient(*place(u))
         parts = found.ability, found.item
         moved = [np.einsum("nij,nj->ni", c, g).ravel() for c, g in zip(scales, parts, strict=True)]
         scaled = np.concatenate(moved)
-        passes += 1
-        if report is not None:
-            report(passes, float(np.abs(scaled).max()))
+        tell(float(np.abs(scaled).max()))
         return found.loss, scaled
 
     noise = 1e-15 if objective.exact else 1e-9

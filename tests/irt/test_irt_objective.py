@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.irt import objective as module
+from evomerge.irt.gauge import settle
 from evomerge.irt.lbfgs import minimise
 from evomerge.irt.objective import Objective, Priors
 
@@ -108,6 +109,31 @@ def test_residuals_are_multiplied_from_both_sides():
     right, left = rng.standard_normal((9, 2)), rng.standard_normal((7, 2))
     np.testing.assert_allclose(objective.pull(theta, items, right), residuals @ right)
     np.testing.assert_allclose(objective.pull_items(theta, items, left), residuals.T @ left)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_scale_origin_and_axes_are_settled_without_a_change_of_probabilities(dimensions):
+    scores, theta, items = problem(20, 15, dimensions, missing=0)
+    moved, other = settle(3 * theta + 1, items, PRIORS)
+
+    def logits(a, b):
+        return a @ b[:, :-1].T - b[:, -1]
+
+    np.testing.assert_allclose(logits(moved, other), logits(3 * theta + 1, items), atol=1e-9)
+    best = plain_loss(scores, moved, other)
+    assert best < plain_loss(scores, 3 * theta + 1, items)
+    # no small change of scale, axes or origin is better
+    for place in np.ndindex(dimensions, dimensions):
+        for size in (-1e-3, 1e-3):
+            turn = np.eye(dimensions)
+            turn[place] += size
+            back = np.column_stack([other[:, :-1] @ np.linalg.inv(turn), other[:, -1]])
+            assert plain_loss(scores, moved @ turn.T, back) >= best - 1e-9
+    for d in range(dimensions):
+        for size in (-1e-3, 1e-3):
+            away = size * np.eye(dimensions)[d]
+            shifted = np.column_stack([other[:, :-1], other[:, -1] + other[:, :-1] @ away])
+            assert plain_loss(scores, moved + away, shifted) >= best - 1e-9
 
 
 def test_the_search_finds_the_minimum_of_a_curved_valley():
