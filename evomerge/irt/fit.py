@@ -73,9 +73,9 @@ def fit_items(
 
     The mode of theta ~ N(0, 1 / ability_precision), alpha_1 ~ N(1, 1), other alphas ~ N(0, 1),
     beta ~ N(0, 9) is found by L-BFGS in rounds, in coordinates in which the diagonal blocks of the
-    Hessian at the start of a round are the identity. Standard errors are from the inverses of its diagonal blocks at the
-    mode (observed information and prior): those of an item as if the abilities were known, and the
-    other way round.
+    Hessian at the start of a round are the identity. Standard errors are from the inverses of its
+    diagonal blocks at the mode (observed information and prior): those of an item as if the
+    abilities were known, and the other way round.
 
     Of several dimensions, the prior's mean ties the first to the direction in which items
     discriminate on average, so that it rises with the mean score. The others, which the

@@ -1,8 +1,8 @@
 """Changes of scale, origin and axes that leave every probability as it is.
 
 theta -> A theta + c, alpha -> A^-T alpha, beta -> beta + alpha' . c: the likelihood does not see
-them, so a search on the whole posterior creeps along them, led by the priors alone. The priors know of
-abilities and items only their first and second moments; the best change is found from those.
+them, so a search on the whole posterior creeps along them, led by the priors alone. The priors know
+of abilities and items only their first and second moments; the best change is found from those.
 """
 
 from __future__ import annotations
