@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -121,7 +122,13 @@ def experiment(
             known[key] = learnt(train, c, misfit=None, sources=sources)
         most = min(MOST.get(c.choose, draws), MOST.get(c.estimate, draws), draws)
         trials[name] = tried(known[key], c, test, sizes, most, seed)
-    found = cross_validated(train, CONFIGURATIONS, sizes, draws=2, seed=seed)
+    found = cross_validated(train, CONFIGURATIONS, sizes, seed=seed)
+    for name, c in rows.items():  # intervals as calibrated, where that was measured
+        if c in found:
+            for n in sizes:
+                misfit = measured_misfit(found[c][n])
+                known_n = replace(known[c.dimensions, c.discrimination_sd], misfit=misfit)
+                trials[name][n] = tried(known_n, c, test, (n,), draws, seed)[n]
     same = {c: by_size for c, by_size in found.items() if c.choose != ADAPTIVE}
     chosen = {}
     for name, among in ((CHOSEN_SAME, same), (CHOSEN, found)):
@@ -174,22 +181,23 @@ def simulated(models: int, tests: int, items: int, seed: int) -> tuple[Responses
 
 def simulation(worlds: int, sizes: Sequence[int]) -> dict[str, dict[int, dict[str, float]]]:
     """Each estimate on random and adaptive items where the model holds; misfit as measured."""
-    rows = {name: Configuration("random", name, 1) for name in ESTIMATES}
-    rows["stratified"] = Configuration("stratified", "stratified", 1)
-    rows["balanced + posterior"] = Configuration("balanced", "posterior", 1)
-    rows["adaptive + posterior"] = Configuration(ADAPTIVE, "posterior", 1)
+    rows = {name: Configuration("random", name, 1, 0.3) for name in ESTIMATES}
+    rows["stratified"] = Configuration("stratified", "stratified", 1, 0.3)
+    rows["balanced + posterior"] = Configuration("balanced", "posterior", 1, 0.3)
+    rows["adaptive + posterior"] = Configuration(ADAPTIVE, "posterior", 1, 0.3)
     trials: dict[str, dict[int, list[Trial]]] = {name: {n: [] for n in sizes} for name in rows}
     for world in range(worlds):
-        train, test = simulated(100, 100, 400, world)
+        train, test = simulated(100, 60, 400, world)
         sources = spread_sources(train.scores.astype(float))
-        typical = Configuration("random", "posterior", 1)
+        typical = Configuration("random", "posterior", 1, 0.3)
         cases = (typical, rows["adaptive + posterior"])
         found = cross_validated(train, cases, sizes, draws=2, seed=world)
         for name, c in rows.items():
             case = cases[c.choose == ADAPTIVE]
+            fitted = learnt(train, c, 0.0, sources)
             for n in sizes:
-                known = learnt(train, c, measured_misfit(found[case][n]), sources)
-                trials[name][n].append(tried(known, c, test, (n,), 2, world)[n])
+                known = replace(fitted, misfit=measured_misfit(found[case][n]))
+                trials[name][n].append(tried(known, c, test, (n,), 6, world)[n])
     return {name: {n: figures(t) for n, t in by_size.items()} for name, by_size in trials.items()}
 
 
@@ -259,7 +267,7 @@ def main() -> None:
         show(table, sizes, what)
     print("\ntarget (mae on MATH-500): " + " / ".join(map(str, TARGETS)))
     print("\nSimulation, where the model of the items holds:")
-    worlds = simulation(1 if options.quick else 4, sizes[:3:2])
+    worlds = simulation(1 if options.quick else 8, sizes[:3:2])
     show(worlds, sizes[:3:2], "coverage")
     show(worlds, sizes[:3:2], "mae")
     milliseconds = cost()

@@ -135,8 +135,8 @@ class Stratified:
     """Takes each stratum's mean of the answers, weighted by its share of the items.
 
     value = sum_h W_h mean_h; stderr^2 = sum_h W_h^2 (1 - n_h/N_h) s_h^2 / n_h (Cochran, eq. 5.7),
-    where s_h^2 is pooled over strata in proportion to a binomial variance, as strata of two or
-    three items have none of their own worth the name. A stratum without an answer joins its
+    where s_h^2 is pooled over strata in proportion to a binomial variance, as two or three items
+    have none of their own worth the name. A stratum without an answer joins its
     nearest neighbour.
 
     Attributes:
@@ -162,19 +162,17 @@ class Stratified:
 
     @staticmethod
     def _within(y: FloatArray, of_each: Indices, n: NDArray[np.int64]) -> FloatArray:
-        """Variance within each stratum: v_h sum r^2 / sum (1 - 1/n_h) v_h, v_h = p_h (1 - p_h).
+        """v_h r of each stratum, with v_h = p_h (1 - p_h) and r = sum e^2 / sum (1 - 1/n_h) v_h.
 
-        p_h is drawn towards the mean of all answers by one answer's worth.
+        p_h is drawn towards the mean of all answers by three answers' worth and r to 1 by four,
+        so that strata that happen to be all right or all wrong do not pass for certain.
         """
-        p = (np.bincount(of_each, y, minlength=len(n)) + y.mean()) / (n + 1)
+        p = (np.bincount(of_each, y, minlength=len(n)) + 3 * y.mean()) / (n + 3)
         overall = spread(y)
-        v = np.maximum(p * (1 - p), 0.1 * overall)
-        free = n[of_each] - 1 > 0
-        if not free.any():
-            return np.full(len(n), overall)
+        v = np.maximum(p * (1 - p), 0.3 * overall)
         means = np.bincount(of_each, y, minlength=len(n)) / n
-        squares = float(((y - means[of_each])[free] ** 2).sum()) + overall
-        expected = float(((1 - 1 / n) * v)[of_each][free].sum()) + overall
+        squares = float(((y - means[of_each]) ** 2).sum()) + 4 * overall
+        expected = float(((1 - 1 / n) * v)[of_each].sum()) + 4 * overall
         return v * squares / expected
 
 

@@ -73,11 +73,12 @@ class Trial:
 
 
 CONFIGURATIONS = (
-    *(Configuration(ADAPTIVE, dimensions=d) for d in (1, 2, 3)),
-    Configuration(ADAPTIVE, dimensions=2, discrimination_sd=0.3),
-    *(Configuration("balanced", dimensions=d, discrimination_sd=0.3) for d in (1, 2, 3)),
+    *(Configuration(ADAPTIVE, dimensions=d) for d in (2, 3)),
+    *(Configuration("balanced", dimensions=d, discrimination_sd=0.3) for d in (2, 3)),
+    Configuration(ADAPTIVE, dimensions=1),
+    Configuration("balanced", dimensions=1, discrimination_sd=0.3),
 )
-"""Those worth trying."""
+"""Those worth trying, in order of preference."""
 
 
 def learnt(
@@ -155,7 +156,7 @@ def cross_validated(
     responses: Responses,
     configurations: Sequence[Configuration],
     sizes: Sequence[int],
-    k: int = 5,
+    k: int = 8,
     draws: int = 4,
     seed: int = 0,
 ) -> dict[Configuration, dict[int, Trial]]:
@@ -198,20 +199,32 @@ def _joined(parts: Sequence[Trial]) -> Trial:
 def selected(
     found: Mapping[Configuration, Mapping[int, Trial]], sizes: Sequence[int] | None = None
 ) -> Configuration:
-    """The configuration of the least error, over all sizes: the choice for one varies by chance.
+    """The first configuration that is at most one standard error worse than the best.
+
+    The loss of a model is its mean absolute error relative to the least at that size, averaged
+    over sizes; the standard error is that of the mean difference in loss, model by model. The order
+    of the configurations says which is preferred where the models cannot tell.
 
     Args:
         found: by configuration and size, from `cross_validated`.
         sizes: that count; None for all.
 
-    Returns:
-        that of the least mean over sizes of the mean absolute error, relative to the best one's
-        at each size; of equals the first.
+    Source: the one-standard-error rule (Breiman et al. 1984, section 3.4.3).
     """
-    counted = tuple(next(iter(found.values()))) if sizes is None else sizes
-    mean = {c: np.array([np.abs(found[c][n].errors).mean() for n in counted]) for c in found}
-    best = np.maximum(np.min(list(mean.values()), axis=0), 1e-12)
-    return min(found, key=lambda c: float((mean[c] / best).mean()))
+    counted = tuple(next(iter(found.values()))) if sizes is None else tuple(sizes)
+    error = {c: [np.abs(found[c][n].errors).mean(axis=0) for n in counted] for c in found}
+    least = [max(1e-12, min(float(error[c][k].mean()) for c in found)) for k in range(len(counted))]
+    loss = {
+        c: np.mean([e / scale for e, scale in zip(error[c], least, strict=True)], axis=0)
+        for c in found
+    }
+    best = min(found, key=lambda c: float(loss[c].mean()))
+
+    def close(c: Configuration) -> bool:
+        worse = loss[c] - loss[best]
+        return bool(worse.mean() <= worse.std(ddof=1) / np.sqrt(len(worse)))
+
+    return next(c for c in found if c == best or close(c))
 
 
 def measured_misfit(trial: Trial) -> float:
