@@ -306,6 +306,20 @@ def test_every_method_has_a_colour_of_its_own():
     assert len(set(figure.COLOURS.values())) == len(figure.COLOURS)
 
 
+def test_curves_end_where_seeds_are_missing():
+    """Of two seeds one goes on to twice the evaluations; the table has that, the curve does not."""
+    short, long = Plan("ga", "scratch", 1000, 0), Plan("ga", "scratch", 2000, 1)
+    results = [
+        (short, [Record(1000, 0.5, 0.5, 1.0)]),
+        (long, [Record(1000, 0.5, 0.7, 1.0), Record(2000, 0.9, 0.9, 2.0)]),
+    ]
+    assert [r["evaluations"] for r in figure.summary(results)] == [1000, 2000]
+    (kept,) = figure.of_all_seeds(figure.summary(results))
+    assert kept["mean"] == pytest.approx(60) and kept["seeds"] == 2
+    (panel,) = figure.chart(results)["hconcat"]
+    assert [row["evaluations"] for row in panel["data"]["values"]] == [1000]
+
+
 def test_the_chart_is_plain_data():
     spec = figure.chart(two_seeds())
     assert json.loads(json.dumps(spec)) == spec

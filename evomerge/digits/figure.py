@@ -65,8 +65,12 @@ def plot(
 
 
 def chart(results: Sequence[tuple[Plan, Sequence[Record]]]) -> dict[str, Any]:
-    """The Vega-Lite specification."""
-    rows = summary(results)
+    """The Vega-Lite specification.
+
+    A curve has the points that all seeds of its method have: where some searches are shorter, it
+    would jump with the seeds that are left. `summary` has the others.
+    """
+    rows = of_all_seeds(summary(results))
     starts = [start for start in STARTS if any(row["start"] == start for row in rows)]
     present = [method for method in METHODS if any(row["method"] == method for row in rows)]
     seeds = max(row["seeds"] for row in rows)
@@ -137,6 +141,15 @@ def summary(results: Sequence[tuple[Plan, Sequence[Record]]]) -> list[dict[str, 
         }
         for (start, method, evaluations), values in tests.items()
     ]  # fmt: skip
+
+
+def of_all_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with as many seeds as any row of their start and method."""
+    most: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        key = row["start"], row["method"]
+        most[key] = max(most[key], row["seeds"])
+    return [row for row in rows if row["seeds"] == most[row["start"], row["method"]]]
 
 
 def _write(path: Path, data: bytes) -> None:
