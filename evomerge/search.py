@@ -181,7 +181,7 @@ class Search:
 
     def _take(self, outcome: Outcome, progress: Progress) -> None:
         arrived = time.perf_counter()
-        times = self._times(outcome, arrived - self._mark)
+        times = self._times(outcome, arrived - self._mark - outcome.start_seconds)
         self._mark = arrived
         if outcome.id in self._open:
             self._answered(self._open[outcome.id], outcome, times)
@@ -195,12 +195,13 @@ class Search:
         self._busy += time.perf_counter() - arrived
 
     def _times(self, outcome: Outcome, elapsed: float) -> dict[str, float]:
-        outside = outcome.roundtrip_seconds - outcome.merge_seconds - outcome.answer_seconds
-        overhead, self._busy = max(0.0, outside) + self._busy, 0.0
+        inside = outcome.start_seconds + outcome.merge_seconds + outcome.answer_seconds
+        overhead = max(0.0, outcome.roundtrip_seconds - inside) + self._busy
+        self._busy = 0.0
         return {
             "merge": round(outcome.merge_seconds, 4),
             "answer": round(outcome.answer_seconds, 4),
-            "elapsed": round(elapsed, 4),
+            "elapsed": round(max(0.0, elapsed), 4),
             "overhead": round(overhead, 5),
         }
 
