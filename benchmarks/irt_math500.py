@@ -51,7 +51,7 @@ SIZES = (20, 30, 50, 100)
 TARGETS = (4.6, 3.8, 3.1, 2.2)
 CHOSEN, CHOSEN_SAME = "chosen", "chosen, same items"
 SOURCES = 3
-MOST = {"variance": 2, "information": 1, "mp_irt": 5, "gmp_irt": 5}
+MOST = {"variance": 2, "information": 1, "mp_irt": 4, "gmp_irt": 4}
 """Draws of what hardly varies or takes long."""
 
 ROWS = {

@@ -127,7 +127,7 @@ class Weighted:
         if n == self.n_items:
             return Estimate(float(y.mean()), 0.0)
         factor = (1 - n / self.n_items) * float((w**2).sum())
-        return Estimate(float(w @ y), math.sqrt(factor * spread(y)))
+        return Estimate(min(1.0, float(w @ y)), math.sqrt(factor * spread(y)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class Stratified:
         means = np.bincount(of_each, y, minlength=count) / n
         share = sizes / len(strata)
         variance = self._within(y, of_each, n) * (share**2 * (1 - n / np.maximum(sizes, n)) / n)
-        return Estimate(float(share @ means), math.sqrt(float(variance.sum())))
+        return Estimate(min(1.0, float(share @ means)), math.sqrt(float(variance.sum())))
 
     @staticmethod
     def _within(y: FloatArray, of_each: Indices, n: NDArray[np.int64]) -> FloatArray:

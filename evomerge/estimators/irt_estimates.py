@@ -20,9 +20,10 @@ from evomerge.estimators.choice import Indices
 from evomerge.estimators.estimate import Estimate, checked
 from evomerge.estimators.population import Population
 from evomerge.irt.ability import PRECISION, ability, mixture
-from evomerge.irt.model import ItemModel
+from evomerge.irt.model import ItemModel, sigmoid
 from evomerge.types import FloatArray
 
+_NODES = 5
 WORSE = 2.0
 """By how many nats mp-IRT's likelihood on the anchors may fall short of p-IRT's."""
 
@@ -32,8 +33,8 @@ class PIRT:
     """Completes the answers with the model's probabilities at the MAP ability.
 
     Z = (n/N) mean_S(y) + (1 - n/N) mean_U P_i(theta_hat);
-    stderr^2 = g C g^T + sum_U P (1 - P) / N^2 + (misfit (1 - n/N))^2, with C the covariance of
-    theta_hat and g the gradient of Z.
+    stderr^2 = E (Z(theta) - Z)^2 + E sum_U P (1 - P) / N^2 + (misfit (1 - n/N))^2, over
+    theta ~ N(theta_hat, C), C the inverse of the information and the prior's precision.
 
     Attributes:
         model: of the task's `N` items.
@@ -163,15 +164,33 @@ def completed(
     covariance: FloatArray,
     misfit: float,
 ) -> Estimate:
-    """Z and its error at an ability `theta` (`D`) that is known up to `covariance` (`D x D`)."""
+    """Z and its error at an ability `theta` (`D`) that is known up to `covariance` (`D x D`).
+
+    The error is the mean square over a normal ability, by Gauss-Hermite nodes along the direction
+    C g in which Z is uncertain (g its gradient): far out, where all is right or wrong, Z bends too
+    much for its slope to tell.
+    """
     n_items = len(model)
     p = model.probability(theta)
     p[places] = answers
     value = float(p.mean())
     noise = p * (1 - p)
     noise[places] = 0.0
-    gradient = noise @ model.discrimination
-    variance = float(gradient @ covariance @ gradient + noise.sum()) / n_items**2
+    along = covariance @ (noise @ model.discrimination)
+    length = float(along @ np.linalg.pinv(covariance) @ along)
+    variance = float(noise.sum()) / n_items**2
+    if length > 0:
+        start = model.logits(theta)
+        slope = model.discrimination @ (along / math.sqrt(length))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        variance = 0.0
+        for z, weight in zip(nodes, weights / weights.sum(), strict=True):
+            q = sigmoid(start + z * slope)
+            q[places] = answers
+            toss = q * (1 - q)
+            toss[places] = 0.0
+            error = float(q.mean()) - value
+            variance += float(weight) * (error**2 + float(toss.sum()) / n_items**2)
     return Estimate(value, math.hypot(math.sqrt(variance), unseen(n_items, answers) * misfit))
 
 
