@@ -1,6 +1,6 @@
 """How far full scores are off when they are estimated from 20, 30, 50 or 100 items.
 
-    python benchmarks/irt_math500.py [--data FILE] [--seeds 5] [--draws 20] [--quick]
+    python benchmarks/irt_math500.py [--data FILE] [--seeds 5] [--draws 20] [--worlds 8] [--quick]
 
 FILE holds `correct` (models x items, scores in [0, 1]) and `base_model` (the group of each model);
 without one it is the matrix of 140 models on MATH-500 beside the repository. For each seed 30% of
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="a matrix of answers")
     parser.add_argument("--seeds", type=int, default=5, help="number of splits")
     parser.add_argument("--draws", type=int, default=20, help="sets of items a split")
+    parser.add_argument("--worlds", type=int, default=8, help="number of simulated matrices")
     parser.add_argument("--quick", action="store_true", help="two splits, two draws, one world")
     options = parser.parse_args()
     seeds, draws = (2, 2) if options.quick else (options.seeds, options.draws)
@@ -267,7 +268,7 @@ def main() -> None:
         show(table, sizes, what)
     print("\ntarget (mae on MATH-500): " + " / ".join(map(str, TARGETS)))
     print("\nSimulation, where the model of the items holds:")
-    worlds = simulation(1 if options.quick else 8, sizes[:3:2])
+    worlds = simulation(1 if options.quick else options.worlds, sizes[:3:2])
     show(worlds, sizes[:3:2], "coverage")
     show(worlds, sizes[:3:2], "mae")
     milliseconds = cost()
