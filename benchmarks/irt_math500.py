@@ -146,13 +146,14 @@ def experiment(
 def figures(trials: Sequence[Trial]) -> dict[str, float]:
     """Error, rank correlations, coverage and width, averaged over models, draws and splits."""
     pairs = [(t.truth, row) for t in trials for row in t.values]
+    pairs = [pair for pair in pairs if all(np.ptp(side) > 0 for side in pair)]  # or no rank at all
     ratio = np.concatenate(
         [np.abs(t.errors / np.maximum(t.stderrs, 1e-12)).ravel() for t in trials]
     )
     return {
         "mae": 100 * float(np.mean(np.concatenate([np.abs(t.errors).ravel() for t in trials]))),
-        "kendall": float(np.mean([kendalltau(a, b).statistic for a, b in pairs])),
-        "spearman": float(np.mean([spearmanr(a, b).statistic for a, b in pairs])),
+        "kendall": float(np.mean([kendalltau(a, b).statistic for a, b in pairs] or [0.0])),
+        "spearman": float(np.mean([spearmanr(a, b).statistic for a, b in pairs] or [0.0])),
         "coverage": float(np.mean(ratio <= 1.959964)),
         "width": 200
         * 1.959964
