@@ -22,11 +22,13 @@ class Rating:
     Attributes:
         fitness: what the optimiser is told.
         values: each objective in its own unit, by name.
+        scores: by task, the estimated plain score.
         notes: by task, where a simpler estimate had to be made, and why.
     """
 
     fitness: Fitness
     values: Mapping[str, float]
+    scores: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -63,8 +65,12 @@ def rate(
                 values[task, metric], errors[task, metric] = pair
     measured = replace(measured, values=values, stderr=errors)
     estimates = {task: estimated.value for task, estimated in found.items()}
-    notes = {task: estimated.note for task, estimated in found.items() if estimated.note}
-    return Rating(goals.fitness(measured, estimates), goals.raw(measured), notes)
+    return Rating(
+        goals.fitness(measured, estimates),
+        goals.raw(measured),
+        {task: estimated.score[0] for task, estimated in found.items()},
+        {task: estimated.note for task, estimated in found.items() if estimated.note},
+    )
 
 
 def _estimate(setup: Setup, part: ItemScores) -> Estimated:

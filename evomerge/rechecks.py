@@ -14,7 +14,7 @@ from evomerge.estimators.base import further
 from evomerge.executors.worker import Outcome
 from evomerge.journal import Journal
 from evomerge.rating import Rating, joined
-from evomerge.records import by_task, listed, rated, rating_of
+from evomerge.records import listed, rated, rating_of
 from evomerge.seeds import derive
 from evomerge.setup import Items, Setup
 from evomerge.standing import Standing
@@ -96,8 +96,7 @@ class Rechecks:
                     "recheck",
                     **data,
                     status="ok",
-                    scores=by_task(parts),
-                    **rated(rating),
+                    **rated(rating, parts),
                     file=self.journal.write_items(name, outcome.scores),
                 )
         return self.journal.append("recheck", **data, status="failed", reason=reason)
@@ -107,7 +106,7 @@ class Rechecks:
         trial, items = self.pending.pop(event["id"])
         self._recorded += 1
         if event["status"] == "ok":
-            self.standing.update(trial.digest, *rating_of(event), str(event["file"]))
+            self.standing.update(trial.digest, rating_of(event), str(event["file"]))
         return self.setup.item_count(items)
 
     def _further(self, trial: Trial, wanted: int | None) -> Items:

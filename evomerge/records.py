@@ -17,27 +17,30 @@ def listed(items: Items) -> dict[str, list[int] | None]:
     return {task: None if some is None else list(some) for task, some in items.items()}
 
 
-def by_task(parts: Sequence[ItemScores]) -> dict[str, Any]:
-    """Plain means of the search items by task."""
-    return {task: by_split["search"] for task, by_split in summary(parts).items()}
+def rated(rating: Rating, parts: Sequence[ItemScores]) -> dict[str, Any]:
+    """What an event says of a rating and of the answers behind it.
 
-
-def rated(rating: Rating) -> dict[str, Any]:
-    """What an event says of a rating."""
+    Scores are the estimated ones, log-likelihoods plain means over the items answered.
+    """
+    scores = {
+        task: {**by_split["search"], "score": rating.scores[task]}
+        for task, by_split in summary(parts).items()
+    }
     fitness = rating.fitness
     limits = {"constraints": list(fitness.constraints)} if fitness.constraints else {}
     notes = {"notes": dict(rating.notes)} if rating.notes else {}
     return {
-        "fitness": list(fitness.values), "stderr": list(fitness.stderr), **limits,
+        "scores": scores, "fitness": list(fitness.values), "stderr": list(fitness.stderr), **limits,
         "values": dict(rating.values), **notes,
     }  # fmt: skip
 
 
-def rating_of(event: Mapping[str, Any]) -> tuple[Fitness, dict[str, float]]:
-    """The rating that an event holds: fitness and values."""
+def rating_of(event: Mapping[str, Any]) -> Rating:
+    """The rating that an event holds."""
     limits = tuple(event.get("constraints", ()))
     fitness = Fitness(tuple(event["fitness"]), tuple(event["stderr"]), limits)
-    return fitness, dict(event["values"])
+    scores = {task: of_task["score"] for task, of_task in event["scores"].items()}
+    return Rating(fitness, dict(event["values"]), scores, dict(event.get("notes", {})))
 
 
 def next_id(journal: Journal) -> int:

@@ -66,6 +66,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
             "failed": cost.failed,
             "infeasible": cost.infeasible,
             "item_evaluations": cost.item_evaluations,
+            "answered": cost.answered,
             "seconds": round(cost.seconds, 2),
             "overhead_ms_per_candidate": round(1000 * cost.overhead / max(1, cost.candidates), 2),
         },

@@ -23,7 +23,7 @@ from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
 from evomerge.rating import Rating, joined, rate
 from evomerge.rechecks import Rechecks
-from evomerge.records import by_task, listed, next_id, rated, rating_of
+from evomerge.records import listed, next_id, rated, rating_of
 from evomerge.setup import Setup, search_requests
 from evomerge.space import SearchSpace
 from evomerge.standing import Standing, levelled
@@ -233,7 +233,7 @@ class Search:
             id=candidate.id,
             items=listed(candidate.items),
             seen=candidate.answered,
-            **rated(candidate.rating),
+            **rated(candidate.rating, candidate.parts),
             file=file,
             answered=candidate.fresh,
             seconds=dict(times),
@@ -297,15 +297,14 @@ class Search:
             "result",
             **data,
             status="ok",
-            scores=by_task(candidate.parts),
-            **rated(candidate.rating),
-            **({"pooled": rated(pooled)} if pooled else {}),
+            **rated(candidate.rating, candidate.parts),
+            **({"pooled": rated(*pooled)} if pooled else {}),
             file=file,
             answered=candidate.fresh,
             seconds=times,
         )
 
-    def _pooled(self, candidate: Open) -> Rating | None:
+    def _pooled(self, candidate: Open) -> tuple[Rating, list[ItemScores]] | None:
         """What a genome is worth by all its answers, where it had answered other items before."""
         before = [t for t in self.trials if t.digest == candidate.digest and t.files]
         if not before:
@@ -317,7 +316,7 @@ class Search:
         # seconds an item are the machine's, not the genome's: the latest ones stand for all
         items = sum(map(len, candidate.parts))
         seconds = candidate.times["answer"] * sum(map(len, parts)) / items
-        return self._rate(candidate.genome, parts, {"answer": seconds})
+        return self._rate(candidate.genome, parts, {"answer": seconds}), parts
 
     def _settle(
         self, result: Mapping[str, Any], scores: Sequence[ItemScores] | None = None
@@ -335,7 +334,8 @@ class Search:
         count = candidate.asked
         if result["status"] == "ok":
             seconds = result["seconds"]["answer"] / count
-            fitness, values = rating_of(result)
+            rating = rating_of(result)
+            fitness, values = rating.fitness, rating.values
             files = (str(result["file"]),)
             self.cost.infeasible += not fitness.feasible
             if self.optimizer.uses_item_scores:
@@ -358,7 +358,7 @@ class Search:
             trial = replace(trial, files=(*earlier[-1], *files))
         self.standing.add(trial)
         if "pooled" in result:
-            self.standing.update(trial.digest, *rating_of(result["pooled"]))
+            self.standing.update(trial.digest, rating_of(result["pooled"]))
         self._tell()
         if self.rechecks.due(self.cost.candidates):
             self._todo.extend(self.rechecks.plan(self._open))
@@ -421,7 +421,7 @@ class Search:
         candidate.files.append(event["file"])
         candidate.parts = []  # to be read again, with this one, where they are needed
         candidate.answered = event["seen"]
-        candidate.rating = Rating(*rating_of(event))
+        candidate.rating = rating_of(event)
         candidate.waiting = True
         if self._together:
             self._decide()

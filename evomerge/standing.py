@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evomerge.rating import Rating
 from evomerge.trials import Trial, best_trials
-from evomerge.types import Fitness, Observation
+from evomerge.types import Observation
 
 Values = tuple[float, ...]
 
@@ -35,15 +36,12 @@ class Standing:
         self.trials.append(trial)
         self._compare(trial)
 
-    def update(
-        self, digest: str, fitness: Fitness, values: Mapping[str, float], file: str | None = None
-    ) -> None:
+    def update(self, digest: str, rating: Rating, file: str | None = None) -> None:
         """Takes what is known of a merge after more answers; all its trials are worth that.
 
         Args:
             digest: of the merge.
-            fitness: estimated from all of its answers.
-            values: its objectives in their own units.
+            rating: from all of its answers.
             file: where the further answers are.
         """
         found = False
@@ -51,7 +49,9 @@ class Standing:
             if trial.digest == digest and trial.fitness is not None:
                 files = trial.files if file is None else (*trial.files, file)
                 found = True
-                self.trials[place] = replace(trial, fitness=fitness, values=values, files=files)
+                self.trials[place] = replace(
+                    trial, fitness=rating.fitness, values=rating.values, files=files
+                )
         if not found:
             raise RuntimeError(f"no trial with the digest {digest}")
         improved, self.best, self._front = self.improved, None, []

@@ -56,5 +56,6 @@ def results(run_dir: Path) -> dict[str, Any]:
     data = json.loads((run_dir / "results.json").read_text())
     for cost in (data["cost"], *data["controls_cost"].values()):
         cost.pop("seconds", None)
+        cost.pop("answered", None)
         cost.pop("overhead_ms_per_candidate", None)
     return data

@@ -29,6 +29,7 @@ class CandidateRecord:
         genome: its genome, as journalled.
         values: what it has of each objective, in the objective's own unit.
         constraints: one value a constraint, satisfied at 0 or below.
+        complete: whether it answered all items that a candidate may be asked.
     """
 
     id: int
@@ -43,6 +44,7 @@ class CandidateRecord:
     genome: tuple[Any, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     constraints: tuple[float, ...] = ()
+    complete: bool = True
 
     @property
     def violation(self) -> float:
@@ -90,11 +92,11 @@ def by_search(records: Sequence[CandidateRecord]) -> dict[str, list[CandidateRec
 def best_so_far(records: Sequence[CandidateRecord]) -> list[tuple[int, float]]:
     """The steps of the best plain score: (id, score) of each candidate that raised it.
 
-    Candidates that break a constraint raise nothing.
+    Candidates that break a constraint or that a race stopped early raise nothing.
     """
     steps: list[tuple[int, float]] = []
     for record in records:
-        if record.score is None or not record.feasible:
+        if record.score is None or not record.feasible or not record.complete:
             continue
         if not steps or record.score > steps[-1][1]:
             steps.append((record.id, record.score))
@@ -154,9 +156,9 @@ def find_best(records: Sequence[CandidateRecord], digest: str = "") -> Candidate
     return max(scored, key=_merit, default=None)
 
 
-def _merit(record: CandidateRecord) -> tuple[float, float]:
+def _merit(record: CandidateRecord) -> tuple[float, bool, float]:
     value = record.fitness[0] if len(record.fitness) == 1 else record.score or 0.0
-    return -record.violation, value
+    return -record.violation, record.complete, value
 
 
 def _objects(value: object) -> list[Json]:
@@ -187,6 +189,7 @@ def _record(
         genome=tuple(genome) if isinstance(genome, list) else (),
         values=mapping(result.get("values")),
         constraints=constraints,
+        complete=result.get("complete") is not False,
     )
 
 

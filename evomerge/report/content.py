@@ -238,6 +238,7 @@ def _facts(
         ("Candidates evaluated", whole(count(cost.get("candidates")))),
         ("of them failed", whole(count(cost.get("failed")))),
         ("Item evaluations", whole(count(cost.get("item_evaluations")))),
+        ("of them answered by a model", whole(count(cost.get("answered")))),
         ("Wall-clock time", duration(number(cost.get("seconds")))),
         ("Overhead a candidate", f"{overhead:.1f} ms" if overhead is not None else ""),
         ("Search space", str(space.get("name", ""))),
