@@ -180,17 +180,16 @@ def completed(
     length = float(along @ np.linalg.pinv(covariance) @ along)
     variance = float(noise.sum()) / n_items**2
     if length > 0:
-        start = model.logits(theta)
         slope = model.discrimination @ (along / math.sqrt(length))
-        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-        variance = 0.0
-        for z, weight in zip(nodes, weights / weights.sum(), strict=True):
-            q = sigmoid(start + z * slope)
-            q[places] = answers
-            toss = q * (1 - q)
-            toss[places] = 0.0
-            error = float(q.mean()) - value
-            variance += float(weight) * (error**2 + float(toss.sum()) / n_items**2)
+        z, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        # sum_U P (1 - P) = sum_U P - sum_U P^2, without another array
+        q = sigmoid(model.logits(theta) + z[:, None] * slope)
+        seen = q[:, places]
+        score = (q.sum(axis=1) - seen.sum(axis=1) + answers.sum()) / n_items
+        toss = score - (np.einsum("kn,kn->k", q, q) - (seen**2).sum(axis=1)) / n_items
+        toss -= answers.sum() / n_items
+        squares = (score - value) ** 2 + np.maximum(toss, 0.0) / n_items
+        variance = float(weights @ squares / weights.sum()) if len(answers) < n_items else 0.0
     return Estimate(value, math.hypot(math.sqrt(variance), unseen(n_items, answers) * misfit))
 
 
