@@ -50,6 +50,7 @@ keys that most studies set (all of them: python -m evomerge +experiment=NAME --c
   executor.workers=N  executor.threads=N  engine.max_model_len=N
   +task@tasks.NAME=TASK  +objectives.NAME.task=TASK  scalarize=weighted_sum
   +constraints.NAME={{task: TASK, at_least: best source, margin: 0.02}}
+  estimator.items=30  estimator.responses=FILE_OR_RUN  recheck.every=60  ledger=DIR
   warm_start.run=DIR  'warm_start.recipes=[FILE.yaml]'  pool.prune=true
   models.base=PATH  models.sources.NAME=PATH  task.search.path=FILE  task.test.path=FILE
   (a key that the YAML does not hold yet takes a plus: +models.sources.NEW=PATH)
@@ -454,8 +455,8 @@ def _options(group: str) -> list[str]:
 
 
 def _groups() -> str:
-    groups = ("experiment", "models", "task", "space", "optimizer", "estimator", "engine",
-              "executor", "controls")  # fmt: skip
+    groups = ("experiment", "models", "task", "space", "optimizer", "estimator", "racing",
+              "engine", "executor", "controls")  # fmt: skip
     lines = []
     for group in groups:
         with contextlib.suppress(FileNotFoundError):
