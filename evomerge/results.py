@@ -65,6 +65,7 @@ def make_results(setup: Setup, proof: Proof) -> dict[str, Any]:
             "candidates": cost.candidates,
             "failed": cost.failed,
             "infeasible": cost.infeasible,
+            **({"stopped": cost.stopped} if cost.stopped else {}),
             "item_evaluations": cost.item_evaluations,
             "answered": cost.answered,
             "seconds": round(cost.seconds, 2),

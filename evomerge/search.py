@@ -338,6 +338,7 @@ class Search:
             fitness, values = rating.fitness, rating.values
             files = (str(result["file"]),)
             self.cost.infeasible += not fitness.feasible
+            self.cost.stopped += not result.get("complete", True)
             if self.optimizer.uses_item_scores:
                 scores = scores or read_items(self.journal.run_dir / result["file"])
                 item_values = self.setup.item_values(scores)

@@ -55,13 +55,15 @@ class Trial:
 class Cost:
     """What a search has used so far; times in seconds.
 
-    `item_evaluations` are the items that candidates were scored on, `answered` those of them that
-    a model answered for it: the rest was known from before.
+    `stopped` are the candidates that a race stopped early; `item_evaluations` the items that
+    candidates were scored on; `answered` those of them that a model answered for it: the rest was
+    known from before.
     """
 
     candidates: int = 0
     failed: int = 0
     infeasible: int = 0
+    stopped: int = 0
     item_evaluations: int = 0
     answered: int = 0
     seconds: float = 0.0

@@ -237,6 +237,7 @@ def _facts(
     facts = [
         ("Candidates evaluated", whole(count(cost.get("candidates")))),
         ("of them failed", whole(count(cost.get("failed")))),
+        ("of them stopped early by the race", whole(count(cost.get("stopped")))),
         ("Item evaluations", whole(count(cost.get("item_evaluations")))),
         ("of them answered by a model", whole(count(cost.get("answered")))),
         ("Wall-clock time", duration(number(cost.get("seconds")))),

@@ -2,9 +2,9 @@
 
     python experiments/merge3_tiny/table.py FULL RUN [RUN ...] [--figure FOLDER]
 
-FULL and RUN are folders that hold one run directory a seed. FULL is the search over all items; every
-other one is compared with it seed by seed. Intervals are 95% t intervals over the seeds. The last line
-is one JSON object with the same figures.
+FULL and RUN are folders that hold one run directory a seed. FULL is the search over all items;
+every other one is compared with it seed by seed. Intervals are 95% t intervals over the seeds. The
+last line is one JSON object with the same figures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read(folder: Path) -> Group:
 def label(config: dict[str, Any]) -> str:
     """What a configuration is called in the table."""
     estimator, race = config["estimator"], config["racing"]["_target_"].split(".")[-1]
-    name = "mean" if "estimate" not in estimator else estimator["estimate"]
+    name = estimator.get("estimate", "mean")
     chosen = estimator.get("choose", "random")
     name += "" if chosen == "random" else f" ({chosen})"
     items = estimator["items"]
