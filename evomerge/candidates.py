@@ -80,7 +80,10 @@ class Open:
 def answers_of(setup: Setup, parts: Sequence[ItemScores]) -> dict[str, tuple[Indices, FloatArray]]:
     """By task, the places of the items that were answered, in order, and their plain scores."""
     return {
-        part.task: (setup.places(part), np.asarray(part.scores, dtype=np.float64))
+        part.task: (
+            setup.plans[part.task].pool.places(part),
+            np.asarray(part.scores, dtype=np.float64),
+        )
         for part in joined(parts)
     }
 

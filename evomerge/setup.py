@@ -19,7 +19,7 @@ from evomerge.checkpoints.lazy_gram import LazyGram
 from evomerge.checkpoints.merger import Merger
 from evomerge.domain import Domain
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.estimators.base import Estimator, Indices, ItemPlan
+from evomerge.estimators.base import Estimator, ItemPlan
 from evomerge.estimators.mean import MeanEstimator
 from evomerge.estimators.racing import NoRace, Race
 from evomerge.executors.worker import Request
@@ -132,12 +132,6 @@ class Setup:
     def rotates(self) -> bool:
         """Whether another generation answers other items."""
         return rotating(self.plans)
-
-    def places(self, part: ItemScores) -> Indices:
-        """Where the items of an answer stand among the search items of their task."""
-        task = next(t for t in self.search_tasks if t.name == part.task)
-        at = {item.id: place for place, item in enumerate(task.items("search"))}
-        return np.array([at[id] for id in part.ids], dtype=np.int64)
 
     def informed(self, sources: Mapping[str, Sequence[ItemScores]]) -> Setup:
         """The same with plans that know the sources' complete answers, by name."""

@@ -22,12 +22,17 @@ from evomerge.estimators.base import (
     checked,
     further,
     mean_of,
-    places,
     shuffled,
 )
 from evomerge.estimators.catalogue import Choice, Knowledge, Predictor
 from evomerge.estimators.mean import checked_items
-from evomerge.irt.fit import fit_items
+from evomerge.estimators.selection import (
+    ADAPTIVE,
+    Configuration,
+    cross_validated,
+    learnt,
+    measured_misfit,
+)
 from evomerge.irt.model import ItemModel
 from evomerge.irt.responses import Responses, read_responses
 from evomerge.types import FloatArray, ItemScores
@@ -36,7 +41,9 @@ _LOG = logging.getLogger(__name__)
 _WITH_SOURCES = ("mp_irt", "gmp_irt", "control_variate")
 _WITH_MODEL = ("p_irt", "gp_irt", "mp_irt", "gmp_irt", "posterior")
 _WITH_RESPONSES = ("kriging",)
-_CHOSEN_BY_MODEL = ("kmeans_items", "information", "variance")
+_CHOSEN_BY_MODEL = ("kmeans_items", "information", "variance", "balanced")
+_WIDE, _NARROW = 1.0, 0.3  # standard deviations of the prior on discrimination
+_MOST_ANSWERS, _LEAST_MODELS = 1_000_000, 20  # between which the misfit is measured
 _CHOSEN_BY_RESPONSES = ("kmeans_responses",)
 
 Paths = str | Sequence[str]
@@ -55,7 +62,11 @@ class AnchorEstimator:
             that `evomerge irt fit` reads, or a mapping from task to such.
         model: a file that `evomerge irt fit` wrote, or a mapping from task to such. Without one
             a model is fitted to the responses where it is needed.
-        dimensions: of a model that is fitted here.
+        dimensions: of a model that is fitted here. Its prior on discrimination is narrow where all
+            candidates answer the same items, and wide with `next` (`selection.Configuration`).
+        misfit: standard deviation of the model's error in a full score, at least 0, which standard
+            errors include. None measures it for a model that is fitted here, by leaving models out,
+            up to a million answers; otherwise it is `knowledge.MISFIT`.
         embeddings: folder of a local model, whose mean last hidden states stand for the texts
             where `choose` is kmeans_texts.
         rotate: other items in each generation; `choose` has to be random then.
@@ -73,7 +84,8 @@ class AnchorEstimator:
         next: str | None = None,
         responses: Paths | Mapping[str, Paths] | None = None,
         model: str | Mapping[str, str] | None = None,
-        dimensions: int = 1,
+        dimensions: int = 2,
+        misfit: float | None = None,
         embeddings: str | None = None,
         rotate: bool = False,
     ) -> None:
@@ -93,12 +105,18 @@ class AnchorEstimator:
             )  # fmt: skip
         if not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 1:
             raise ConfigError.of(
-                "estimator.dimensions", repr(dimensions), "a whole number of at least 1", "Use 1."
+                "estimator.dimensions", repr(dimensions), "a whole number of at least 1", "Use 2."
+            )
+        number = isinstance(misfit, int | float) and not isinstance(misfit, bool)
+        if misfit is not None and (not number or not 0 <= misfit < math.inf):
+            raise ConfigError.of(
+                "estimator.misfit", repr(misfit), "a number of at least 0, or null", "Use null."
             )
         self.rotate = rotate
         self.responses = responses
         self.model = model
         self.dimensions = dimensions
+        self.misfit = misfit
         self.embeddings = embeddings
         self.needs_sources = estimate in _WITH_SOURCES
         named = {choose, estimate}
@@ -148,7 +166,7 @@ class AnchorEstimator:
         }
 
     def _knowledge(self, pool: Pool) -> Knowledge:
-        responses, model = None, None
+        responses, model, misfit = None, None, self.misfit
         groups: tuple[str, ...] | None = None
         names: Sequence[str] = pool.ids
         given = _for_task(self.responses, pool.task, "responses")
@@ -159,7 +177,7 @@ class AnchorEstimator:
             own = _aligned(read, names)
             responses, groups = np.asarray(own.scores, dtype=np.float64), own.groups
             if self._needs_model and self.model is None:
-                model = fit_items(own, self.dimensions).model
+                model, misfit = self._fitted(own)
         file = _for_task(self.model, pool.task, "model")
         if file is not None:
             if not isinstance(file, str):
@@ -179,7 +197,25 @@ class AnchorEstimator:
             from evomerge.estimators.texts import embed
 
             features = embed(pool.texts, str(self.embeddings))
-        return Knowledge(tuple(names), model, responses, sources, features, groups)
+        return Knowledge(tuple(names), model, responses, sources, features, groups, misfit)
+
+    def _fitted(self, responses: Responses) -> tuple[ItemModel | None, float | None]:
+        """A model of the items, and how far its full scores are off."""
+        adaptive = self.next is not None
+        configuration = Configuration(
+            ADAPTIVE if adaptive else self.choose,
+            self.estimate,
+            self.dimensions,
+            _WIDE if adaptive else _NARROW,
+        )
+        misfit = self.misfit
+        # Sources and texts are not at hand there, and large matrices take minutes.
+        other = self.needs_sources or configuration.choose == "kmeans_texts"
+        measurable = not other and responses.scores.size <= _MOST_ANSWERS
+        if misfit is None and measurable and len(responses.models) >= _LEAST_MODELS:
+            found = cross_validated(responses, [configuration], sizes=(self.items,))
+            misfit = measured_misfit(found[configuration][self.items])
+        return learnt(responses, configuration).model, misfit
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +247,7 @@ class AnchorPlan:
         The two errors of their sum are added as if they were independent.
         """
         scores, logliks = checked(part, self.pool.loglik_weight)
-        at = places(self.pool, part)
+        at = self.pool.places(part)
         weights = self._weights(at)
         found = self._predictor.estimate(at, scores, weights)
         if found.fallback:

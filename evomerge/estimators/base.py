@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -45,6 +46,14 @@ class Pool:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def _at(self) -> dict[str, int]:
+        return {id: place for place, id in enumerate(self.ids)}
+
+    def places(self, part: ItemScores) -> Indices:
+        """Where the items of an answer stand among those of the task."""
+        return np.array([self._at[id] for id in part.ids], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Estimated:
@@ -65,6 +74,10 @@ class Estimated:
 
 class ItemPlan(Protocol):
     """Which items of one task candidates answer, and what their answers are worth."""
+
+    @property
+    def pool(self) -> Pool:
+        """The task's items."""
 
     def choose(self, generation: int) -> Indices:
         """The items that the candidates of a generation answer, distinct."""
@@ -133,12 +146,6 @@ def further(count: int, asked: Indices, n: int, seed: int) -> Indices:
     """Up to `n` of `count` places that were not asked yet, the first of a random order."""
     order = np.random.default_rng([seed, 2]).permutation(count)
     return order[~np.isin(order, asked)][:n].astype(np.int64)
-
-
-def places(pool: Pool, part: ItemScores) -> Indices:
-    """Where the items of an answer stand in the pool."""
-    at = {id: place for place, id in enumerate(pool.ids)}
-    return np.array([at[id] for id in part.ids], dtype=np.int64)
 
 
 def mean_of(values: FloatArray) -> WithError:
