@@ -148,6 +148,7 @@ def read_measured(run: RunFiles, objectives: Sequence[Shown], run_dir: Path) -> 
         for record in candidate_records(run.events)
         if record.search == "search"
         and record.feasible
+        and record.complete
         and (values := read_values(objectives, record.values)) is not None
     ]
     if not found:

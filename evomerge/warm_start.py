@@ -132,7 +132,9 @@ def _from_run(run: Path, node: Mapping[str, Any], space: SearchSpace, goals: Goa
     }
     low = np.array([d.low for d in space.dimensions])
     high = np.array([d.high for d in space.dimensions])
-    told, outside = [], 0
+    told: list[Observation] = []
+    stopped: set[int] = set()
+    outside = 0
     for event in events:
         if event["event"] != "result" or event["search"] != "search":
             continue
@@ -144,6 +146,8 @@ def _from_run(run: Path, node: Mapping[str, Any], space: SearchSpace, goals: Goa
         if event["status"] == "ok":
             limits = tuple(event.get("constraints", ()))
             fitness = Fitness(tuple(event["fitness"]), tuple(event["stderr"]), limits)
+        if event.get("complete") is False:
+            stopped.add(len(told))
         told.append(Observation(genome, fitness))
     good = [o for o in told if o.fitness is not None]
     if not good:
@@ -151,7 +155,9 @@ def _from_run(run: Path, node: Mapping[str, Any], space: SearchSpace, goals: Goa
             "warm_start.run", f"{run}, without a candidate that succeeded within these bounds",
             "at least one", "Name another run, or widen the bounds.",
         )  # fmt: skip
-    best = max(good, key=_rank)
+    # What a race stopped early was seen on few items, which may have been lucky ones.
+    whole = [o for i, o in enumerate(told) if o.fitness is not None and i not in stopped]
+    best = max(whole or good, key=_rank)
     said = f"{run}: {len(told)} candidates are known" if node["observations"] else ""
     if outside and said:
         said += f", {outside} lie outside the bounds and are left out"

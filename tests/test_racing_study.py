@@ -161,6 +161,16 @@ def test_a_cut_journal_goes_on_to_the_same_end(raced: Path, tmp_path: Path) -> N
         assert journal(cut) == journal(raced), f"cut after {at} lines"
 
 
+def test_another_study_begins_at_the_best_that_answered_everything(raced: Path) -> None:
+    if raced.name != "halving":
+        pytest.skip("one is enough")
+    genomes = {c["id"]: c["genome"] for e in events(raced, "ask") for c in e["candidates"]}
+    complete = [e for e in events(raced, "result") if e["complete"]]
+    best = max(complete, key=lambda e: e["fitness"][0])
+    config = quick_config(raced.parent / "next", *QUICK, f"warm_start.run={raced}")
+    assert make_setup(config).start.mean == pytest.approx(genomes[best["id"]])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["halving", "sequential", "both"])
 def test_two_workers_write_the_same_journal(name: str, tmp_path: Path) -> None:

@@ -171,11 +171,14 @@ def held_out(objectives: Sequence[Objective], points: Sequence[Point]) -> FloatA
 def search_losses(
     objectives: Sequence[Objective], records: Sequence[CandidateRecord]
 ) -> list[FloatArray | None]:
-    """The losses of each candidate on the search items; None where it has none or is infeasible."""
+    """The losses of each candidate on the search items.
+
+    None where it has none, breaks a constraint or was stopped early by a race.
+    """
     out: list[FloatArray | None] = []
     for record in records:
         values = read_values(objectives, record.values)
-        usable = values is not None and record.feasible
+        usable = values is not None and record.feasible and record.complete
         out.append(losses(objectives, [values])[0] if usable and values is not None else None)
     return out
 
