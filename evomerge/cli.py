@@ -41,7 +41,8 @@ usage:
   python -m evomerge pick RUN --prefer NAME=WEIGHT[,...] [--at-least NAME=VALUE[,...]]
                                      the merge of a study that suits a preference
   python -m evomerge irt fit MATRIX [...] --out FILE.npz
-                                     item response models from answers of many models; irt show
+                                     item response models from answers of many models; irt show;
+                                     irt compare MATRIX: which estimator suits it
 
 keys that most studies set (all of them: python -m evomerge +experiment=NAME --cfg job):
   seed=0  run_dir=DIR  finalists=8  dtype=bfloat16

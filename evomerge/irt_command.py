@@ -1,4 +1,4 @@
-"""The `irt` verb: fits items to answers of many models, and shows fitted items."""
+"""The `irt` verb: fits items to answers of many models, shows them, compares estimators."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError
 from evomerge.irt.fit import Fit, fit_items
 from evomerge.irt.model import ItemModel, check_suffix
 from evomerge.irt.responses import Responses, read_responses
+from evomerge.irt_compare import add_arguments, compare
 from evomerge.markdown import printable
 from evomerge.progress import Progress
 
@@ -29,18 +30,21 @@ examples:
   python -m evomerge irt fit answers.csv --out items.npz
   python -m evomerge irt fit lm_eval_out/ --metric exact_match,strict-match --out items.npz
   python -m evomerge irt fit runs/jp_math/seed0 --out items.json --dimensions 2 --plots figures
+  python -m evomerge irt compare answers.csv --items 20,50
 exit codes: 0 done, 2 a mistake in the arguments or the answers."""
 
 _LISTED = 5
 
 
 def irt_command(arguments: Sequence[str]) -> int:
-    """Runs `irt fit` or `irt show`; returns the exit code.
+    """Runs `irt fit`, `irt show` or `irt compare`; returns the exit code.
 
     Raises:
         UserError: for answers or files that cannot be used.
     """
     options = _parser().parse_args(list(arguments))
+    if options.verb == "compare":
+        return compare(options)
     return _fit(options) if options.verb == "fit" else _show(options)
 
 
@@ -49,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m evomerge irt", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=form
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="fit | show")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="fit | show | compare")
     fit = verbs.add_parser(
         "fit", help="fit items to answers", description=DESCRIPTION, epilog=EXAMPLES,
         formatter_class=form,
@@ -80,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
                       help="prints and draws these")  # fmt: skip
     show.add_argument("--plots", metavar="DIR", type=Path,
                       help="draws item curves and information, as SVG and PNG")  # fmt: skip
+    comparing = verbs.add_parser(
+        "compare", help="which estimator suits the answers", formatter_class=form,
+        description="Leaves out models in turn, and prints how far their full scores are off when\n"
+        "they are estimated from few items; then the settings of a study.",
+        epilog="exit codes: 0 printed, 2 a mistake in the arguments or the answers.",
+    )  # fmt: skip
+    add_arguments(comparing, MATRIX)
     return parser
 
 

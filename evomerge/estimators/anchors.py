@@ -211,9 +211,11 @@ class AnchorEstimator:
         misfit = self.misfit
         # Sources and texts are not at hand there, and large matrices take minutes.
         other = self.needs_sources or configuration.choose == "kmeans_texts"
-        measurable = not other and responses.scores.size <= _MOST_ANSWERS
-        if misfit is None and measurable and len(responses.models) >= _LEAST_MODELS:
-            found = cross_validated(responses, [configuration], sizes=(self.items,))
+        whole = np.flatnonzero(~np.isnan(responses.scores).any(axis=1))
+        measurable = len(whole) >= _LEAST_MODELS and responses.scores.size <= _MOST_ANSWERS
+        if misfit is None and measurable and not other:
+            known = responses.select(whole)
+            found = cross_validated(known, [configuration], sizes=(self.items,))
             misfit = measured_misfit(found[configuration][self.items])
         return learnt(responses, configuration).model, misfit
 

@@ -1,7 +1,7 @@
 """Which way to choose items and to estimate is best for a matrix of answers, by cross-validation.
 
 found = cross_validated(responses, CONFIGURATIONS, sizes=(30,))
-best = selected(found, 30)                  # least error on groups of models left out
+best = selected(found)                      # least error on groups of models left out
 knowledge = learnt(responses, best, misfit=measured_misfit(found[best][30]))
 """
 
