@@ -351,3 +351,24 @@ def test_models_can_be_selected():
     answers = Responses(MODELS, ITEMS, SCORES, GROUPS).select([2, 0])
     assert answers.models == ("japanese", "base") and answers.groups == ("b", "a")
     np.testing.assert_array_equal(answers.scores, SCORES[[2, 0]])
+
+
+def test_a_ledger_with_answers_that_stand_twice_is_read_once(tmp_path):
+    """A writer that is killed while it unites segments leaves both the old ones and the new one."""
+    from evomerge.ledger import Answer, Ledger
+
+    ledger = Ledger(tmp_path)
+    for digest, right in (("a", 1.0), ("b", 0.0)):
+        for task in ("sums", "sorting"):
+            answers = [
+                Answer(task, f"{task}{i}", "s", right if i % 2 else 0.5, float("nan"), "", 1)
+                for i in range(4)
+            ]
+            ledger.append(digest, answers)
+    segments = sorted(tmp_path.glob("*.parquet"))
+    copy = segments[0].with_name(segments[0].name.replace("-", "9-", 1))
+    copy.write_bytes(segments[0].read_bytes())
+    read = read_responses([tmp_path], task="sums")
+    assert set(read.models) == {"a", "b"} and len(read.items) == 4
+    row = read.scores[read.models.index("a")]
+    assert sorted(row.tolist()) == [0.5, 0.5, 1.0, 1.0]
