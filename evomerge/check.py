@@ -310,7 +310,11 @@ def _lengths(
 
 
 def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
-    parts: list[Callable[[], Any]] = [lambda: PoolSettings.of(config["pool"])]
+    parts: list[Callable[[], Any]] = [
+        lambda: build(config["estimator"], "estimator"),
+        lambda: build(config["racing"], "racing"),
+        lambda: PoolSettings.of(config["pool"]),
+    ]
     space: SearchSpace | None = None
     if config.get("_absent"):
         tell("note: the search space is checked when the models are here")
@@ -344,9 +348,7 @@ def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
 def _evaluation(
     config: Config, goals: Goals | None, tell: Tell
 ) -> Iterator[tuple[Race, Mapping[str, ItemPlan]]]:
-    """The estimator and the race; on their own, and none, where goals or tasks are at fault."""
-    build(config["estimator"], "estimator")
-    build(config["racing"], "racing")
+    """The plans of the tasks and the race; none where goals or tasks are at fault."""
     tasks = _quiet_tasks(config)
     if goals is None or tasks is None:
         return

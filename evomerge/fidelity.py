@@ -27,8 +27,8 @@ def make_evaluation(
         ConfigError: naming the key below `estimator`, `racing` or `recheck`.
     """
     estimator: Estimator = build(config["estimator"], "estimator")
-    race: Race = build(config["racing"], "racing")
     plans = item_plans(estimator, tasks, int(config["seed"]))
+    race: Race = build(config["racing"], "racing")
     check_race(race, goals, plans)
     return estimator, race, plans
 
