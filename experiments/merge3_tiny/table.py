@@ -85,29 +85,27 @@ def row(group: Group, full: Group) -> dict[str, Any]:
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Held-out score against item evaluations, one mark a configuration, as Vega-Lite."""
+    """Held-out score with its interval, a line a configuration, as Vega-Lite."""
     data = [
-        {"name": r["name"], "asked": r["asked"], "value": r["held_out"][0],
+        {"name": f"{r['name']}: {r['asked']:,.0f} asked", "value": r["held_out"][0],
          "low": r["held_out"][1], "high": r["held_out"][2]}
         for r in rows
     ]  # fmt: skip
-    x = {"field": "asked", "type": "quantitative", "scale": {"type": "log"},
-         "title": "items asked in the search (log scale)"}  # fmt: skip
-    y = {"type": "quantitative", "title": "held-out score of the chosen merge, %",
+    y = {"field": "name", "type": "nominal", "sort": None, "title": None,
+         "axis": {"labelLimit": 400, "labelFontSize": 12}}  # fmt: skip
+    x = {"type": "quantitative", "title": "held-out score of the chosen merge, %, and 95% interval",
          "scale": {"zero": False}}  # fmt: skip
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "width": 640,
-        "height": 380,
+        "width": 420,
+        "height": {"step": 26},
         "background": "white",
         "data": {"values": data},
         "layer": [
-            {"mark": {"type": "rule", "color": "#9aa4ae"},
-             "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
-            {"mark": {"type": "point", "filled": True, "size": 60, "color": "#2f7fd6"},
-             "encoding": {"x": x, "y": {**y, "field": "value"}}},
-            {"mark": {"type": "text", "align": "left", "dx": 7, "dy": -6, "fontSize": 10},
-             "encoding": {"x": x, "y": {**y, "field": "value"}, "text": {"field": "name"}}},
+            {"mark": {"type": "rule", "color": "#9aa4ae", "strokeWidth": 2},
+             "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}}},
+            {"mark": {"type": "circle", "size": 70, "color": "#2f7fd6", "opacity": 1},
+             "encoding": {"y": y, "x": {**x, "field": "value"}}},
         ],
     }  # fmt: skip
 
