@@ -306,10 +306,10 @@ class Search:
 
     def _pooled(self, candidate: Open) -> tuple[Rating, list[ItemScores]] | None:
         """What a genome is worth by all its answers, where it had answered other items before."""
-        before = [t for t in self.trials if t.digest == candidate.digest and t.files]
+        before = self.standing.files_of(candidate.digest)
         if not before:
             return None
-        earlier = self._read(before[-1].files)
+        earlier = self._read(before)
         parts = joined([*earlier, *candidate.parts])
         if sum(map(len, parts)) == sum(map(len, earlier)):
             return None  # the same items again
@@ -353,10 +353,9 @@ class Search:
             candidate.id, candidate.genome, candidate.recipe, candidate.digest, fitness, values,
             seconds, item_values, result.get("complete", True), files,
         )  # fmt: skip
-        earlier = [t.files for t in self.trials if t.digest == trial.digest and t.files]
         self._untold.append((trial, candidate.answered))
         if "pooled" in result:
-            trial = replace(trial, files=(*earlier[-1], *files))
+            trial = replace(trial, files=(*self.standing.files_of(trial.digest), *files))
         self.standing.add(trial)
         if "pooled" in result:
             self.standing.update(trial.digest, rating_of(result["pooled"]))

@@ -65,6 +65,11 @@ class Standing:
         good = best is not None and best.fitness is not None and best.fitness.feasible
         return best if good and best is not None and best.complete else None
 
+    def files_of(self, digest: str) -> tuple[str, ...]:
+        """Where all answers of a merge are; none if it never answered."""
+        known = (t.files for t in reversed(self.trials) if t.digest == digest and t.files)
+        return next(known, ())
+
     def leaders(self, count: int) -> list[Trial]:
         """The fittest distinct complete trials."""
         return [t for t in best_trials(self.trials, count) if t.complete]
