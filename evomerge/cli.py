@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +20,20 @@ from evomerge.errors import ConfigError, EvomergeError, UserError
 _CONFIG_MODULE = "evomerge.conf"
 _INTERRUPTED = 130
 _LONGEST = 80  # characters of a run directory's name
+
+VERBS = {
+    "check": "evomerge.cli:check_command",
+    "pool": "evomerge.cli:pool_command",
+    "merge": "evomerge.merging:merge_command",
+    "report": "evomerge.report_command:report_command",
+    "pick": "evomerge.pick_command:pick_command",
+    "lineage": "evomerge.lineage_command:lineage_command",
+    "irt": "evomerge.irt_command:irt_command",
+}
+"""What the first argument can be, and what is then called with the others, imported only then."""
+
+WRITES_NOTHING = {"merge", "pool", "pick", "irt"}
+"""Verbs that leave nothing when they are interrupted."""
 
 HELP = """\
 evomerge searches for the best way to merge fine-tuned models and proves it on held-out items.
@@ -93,7 +106,7 @@ def run(arguments: list[str]) -> int:
 
 def _after(arguments: Sequence[str]) -> str:
     """What an interrupted command has left."""
-    if arguments and arguments[0] in ("merge", "pool", "pick", "irt"):
+    if arguments and arguments[0] in WRITES_NOTHING:
         return "nothing was written"
     return "the same command goes on from here"
 
@@ -102,16 +115,14 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(groups=_groups()))
         return 0 if arguments else 2
-    verbs = {
-        "check": _check, "pool": _pool, "merge": _merge, "report": _report, "pick": _pick,
-        "lineage": _lineage, "irt": _irt,
-    }  # fmt: skip
-    if arguments[0] in verbs:
-        return verbs[arguments[0]](arguments[1:])
+    if arguments[0] in VERBS:
+        module, _, function = VERBS[arguments[0]].partition(":")
+        verb: Callable[[list[str]], int] = getattr(import_module(module), function)
+        return verb(arguments[1:])
     if "=" not in arguments[0] and not arguments[0].startswith("-"):
-        close = get_close_matches(arguments[0], verbs, n=1)
+        close = get_close_matches(arguments[0], VERBS, n=1)
         raise ConfigError.of(
-            arguments[0], "an unknown verb", f"KEY=VALUE, or one of {', '.join(verbs)}",
+            arguments[0], "an unknown verb", f"KEY=VALUE, or one of {', '.join(VERBS)}",
             f"Did you mean {close[0]}?" if close else "See python -m evomerge --help.",
         )  # fmt: skip
     overrides, directory = _split_directory(arguments)
@@ -154,7 +165,12 @@ def _study(config: dict[str, Any]) -> int:
     return 0
 
 
-def _check(arguments: list[str]) -> int:
+def check_command(arguments: list[str]) -> int:
+    """Lists what is wrong with a study.
+
+    Raises:
+        UserError: with all of it.
+    """
     from evomerge.check import check
 
     if "-h" in arguments or "--help" in arguments:
@@ -171,98 +187,17 @@ def _check(arguments: list[str]) -> int:
     return 0
 
 
-def _pool(arguments: list[str]) -> int:
-    from evomerge.pool_command import USAGE, pool_command
+def pool_command(arguments: list[str]) -> int:
+    """Says how far the sources lie apart."""
+    from evomerge.pool_command import USAGE
+    from evomerge.pool_command import pool_command as shown
 
     if "-h" in arguments or "--help" in arguments:
         print(USAGE)
         return 0
     rest = [a for a in arguments if a != "--json"]
     overrides, directory = _split_directory(rest)
-    return pool_command(compose_config(overrides, directory), as_json=rest != arguments)
-
-
-def _merge(arguments: list[str]) -> int:
-    from evomerge.merging import merge_command
-
-    return merge_command(arguments)
-
-
-def _lineage(arguments: list[str]) -> int:
-    from evomerge.lineage_command import lineage_command
-
-    return lineage_command(arguments)
-
-
-def _irt(arguments: list[str]) -> int:
-    from evomerge.irt_command import irt_command
-
-    return irt_command(arguments)
-
-
-def _pick(arguments: list[str]) -> int:
-    from evomerge.pick_command import pick_command
-
-    return pick_command(arguments)
-
-
-def _report(arguments: list[str]) -> int:
-    from evomerge.report import (
-        common_parent,
-        compare,
-        comparison_markdown,
-        comparison_table,
-        results_markdown,
-        write_compared,
-        write_report,
-    )
-
-    parser = argparse.ArgumentParser(
-        "python -m evomerge report",
-        description="Writes report.html from a run's files; of several runs, comparison.html and "
-        "comparison.csv, too, and prints a table.",
-    )
-    parser.add_argument("run", type=Path, nargs="+", help="a study's run_dir")
-    parser.add_argument("--markdown", action="store_true", help="print the result tables, too")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR",
-        help="where the comparison goes (default: the runs' common parent directory)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--reference", action="append", default=[], metavar="NAME=VALUE",
-        help="reference value of an objective for the hypervolume, in the objective's own unit "
-        "(default: the worst value of all points of all runs)",
-    )  # fmt: skip
-    options = parser.parse_args(arguments)
-    reference = {}
-    for given in options.reference:
-        name, _, value = given.rpartition("=")
-        try:
-            reference[name] = float(value)
-        except ValueError:
-            raise ConfigError.of(
-                "--reference", given, "NAME=VALUE", "Give a number after the objective's name."
-            ) from None
-    runs = list({run.resolve(): run for run in options.run}.values())
-    for run in runs:
-        try:
-            print(write_report(run))
-        except UserError:
-            if len(runs) == 1:
-                raise
-            continue  # the comparison names it among those that it leaves out
-        if options.markdown and (run / "results.json").is_file():
-            print(results_markdown(json.loads((run / "results.json").read_text("utf-8"))))
-    if len(runs) > 1:
-        from rich.console import Console
-
-        comparison = compare(runs, reference)
-        print(write_compared(comparison, options.out or common_parent(runs)))
-        if options.markdown:
-            print(comparison_markdown(comparison))
-        else:
-            Console().print(comparison_table(comparison))
-    return 0
+    return shown(compose_config(overrides, directory), as_json=rest != arguments)
 
 
 # -- configuration ----------------------------------------------------------------------------
