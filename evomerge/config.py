@@ -137,6 +137,8 @@ class Config:
     """A whole study.
 
     `ledger` is a folder of answers that studies share; null keeps them in the run directory.
+    `log` is how a study shows itself: auto, plain, json or quiet. `trackers` are names, or names
+    with settings; see docs/live.md.
     """
 
     experiment: str = "study"
@@ -165,11 +167,13 @@ class Config:
     front: Front = field(default_factory=Front)
     finalists: int = 8
     ledger: str | None = None
+    log: str = "auto"
+    trackers: Any = field(default_factory=dict)
     trust_remote_code: bool = False
 
 
 FREE_KEYS = (
     "budget", "stop", "executor", "controls", "run_dir", "report_tasks", "finalists", "front",
-    "pool", "ledger",
+    "pool", "ledger", "log", "trackers",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: they change no recorded result."""

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Journal:
         self.run_dir = run_dir
         self.path = run_dir / JOURNAL
         self.events: list[dict[str, Any]] = []
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []  # told of each new event
         if not self.path.is_file():
             _refuse_foreign(run_dir)
         (run_dir / "items").mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,8 @@ class Journal:
         if before == 0:
             _sync_directory(self.run_dir)
         self.events.append(record)
+        for listener in self.listeners:
+            listener(record)
         return record
 
     def clear(self) -> None:
