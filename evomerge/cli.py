@@ -29,10 +29,11 @@ VERBS = {
     "pick": "evomerge.pick_command:pick_command",
     "lineage": "evomerge.lineage_command:lineage_command",
     "irt": "evomerge.irt_command:irt_command",
+    "status": "evomerge.cli:status_command",
 }
 """What the first argument can be, and what is then called with the others, imported only then."""
 
-WRITES_NOTHING = {"merge", "pool", "pick", "irt"}
+WRITES_NOTHING = {"merge", "pool", "pick", "irt", "status"}
 """Verbs that leave nothing when they are interrupted."""
 
 HELP = """\
@@ -49,6 +50,7 @@ usage:
                                      (mergekit's YAML; --dry-run prints the plan and its cost)
   python -m evomerge report RUN [RUN ...] [--out DIR]     write report.html from a run's files,
                                      and for several runs comparison.html
+  python -m evomerge status RUN [RUN ...] [--json]        how far studies are; exits 0 if finished
   python -m evomerge lineage RUN [CANDIDATE] [--out FILE.svg]
                                      who a merge by matings (space=pieces) descends from
   python -m evomerge pick RUN --prefer NAME=WEIGHT[,...] [--at-least NAME=VALUE[,...]]
@@ -198,6 +200,13 @@ def pool_command(arguments: list[str]) -> int:
     rest = [a for a in arguments if a != "--json"]
     overrides, directory = _split_directory(rest)
     return shown(compose_config(overrides, directory), as_json=rest != arguments)
+
+
+def status_command(arguments: list[str]) -> int:
+    """Says how far studies are, named by run directories or by their own arguments."""
+    from evomerge.status_command import status_command as shown
+
+    return shown(arguments, lambda given: compose_config(*_split_directory(given)))
 
 
 # -- configuration ----------------------------------------------------------------------------

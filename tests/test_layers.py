@@ -29,7 +29,7 @@ RANKS = [
     ["heats", "rechecks"],
     ["resources", "search", "pool_command", "identity", "predictions"],
     ["finalists", "pruning", "picking"],
-    ["pick_command", "report_command"],
+    ["pick_command", "report_command", "status_command"],
     ["proof"],
     ["front_results"],
     ["results"],
