@@ -125,9 +125,12 @@ class Recheck:
 
     After every `every` candidates (null: never) the `count` best that answered all that is planned
     answer `items` items of each task that they have not answered yet (null: all that are left).
+    With `backfill` they also do so at the end of every generation of an optimiser that waits for
+    generations, on workers that have nothing else to do.
     """
 
     every: int | None = None
+    backfill: bool = False
     count: int = 3
     items: int | None = 50
 
@@ -136,9 +139,36 @@ class Recheck:
 class Config:
     """A whole study.
 
-    `ledger` is a folder of answers that studies share; null keeps them in the run directory.
-    `log` is how a study shows itself: auto, plain, json or quiet. `trackers` are names, or names
-    with settings; see docs/live.md.
+    Attributes:
+        experiment: its name; the first part of `run_dir`.
+        seed: all random numbers follow from it.
+        run_dir: where everything is kept; the same command in the same directory goes on.
+        dtype: of the merges, in which they are evaluated and written.
+        models: base and sources.
+        space: what may vary in a merge.
+        optimizer: what proposes merges.
+        task: what is asked; the objective where nothing else is said.
+        tasks: further tasks by name, each an objective unless `objectives` says otherwise.
+        objectives: what is maximised or minimised, by name.
+        scalarize: weighted_sum or chebyshev makes one objective of several.
+        constraints: bounds that the chosen merge has to keep, by name.
+        warm_start: what the search begins with.
+        pool: what is done about the sources before the search.
+        report_tasks: tasks by name that are measured on held-out items only.
+        estimator: which items a candidate answers, and what the answers are worth.
+        racing: whether candidates answer in stages and may stop early.
+        recheck: further items for the best candidates.
+        engine: what runs the models.
+        executor: where candidates run.
+        controls: what the best merge is compared with.
+        budget: when the search ends.
+        stop: when it ends early.
+        front: what is kept of a Pareto front.
+        finalists: candidates that are compared on validation items.
+        ledger: folder of answers that studies share; null keeps them in the run directory.
+        log: how a study shows itself: auto, plain, json or quiet; see docs/live.md.
+        trackers: names, or names with settings; see docs/live.md.
+        trust_remote_code: whether models may run code that they bring along.
     """
 
     experiment: str = "study"

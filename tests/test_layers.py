@@ -12,8 +12,9 @@ import evomerge
 ROOT = Path(evomerge.__file__).parent
 
 RANKS = [
-    ["types", "errors", "config", "seeds", "progress", "versions", "markdown", "controls"],
-    ["build", "recipe", "journal", "kernels", "domain"],
+    ["types", "errors", "config", "seeds", "versions", "markdown", "controls"],
+    ["live"],
+    ["build", "progress", "recipe", "journal", "kernels", "domain"],
     ["ledger"],
     ["operators", "pieces", "pareto", "objectives", "mating", "irt"],
     ["spaces", "report", "checkpoints", "soups", "vectors", "lineage"],
@@ -26,7 +27,7 @@ RANKS = [
     ["footprint"],
     ["answering", "rating"],
     ["candidates", "records", "standing"],
-    ["heats", "rechecks"],
+    ["heats", "rechecks", "search_state"],
     ["resources", "search", "pool_command", "identity", "predictions"],
     ["finalists", "pruning", "picking"],
     ["pick_command", "report_command", "status_command"],
@@ -35,7 +36,7 @@ RANKS = [
     ["results"],
     ["study"],
     ["check"],
-    ["cli"],
+    ["cli", "reference"],
     ["__main__"],
 ]
 """Rooms and modules from the bottom to the top: one imports only from lines above its own.
