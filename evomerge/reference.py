@@ -51,7 +51,8 @@ of the wrong kind is refused with what was expected. Values come, later ones win
 schema, from the [choices](#choices) of the groups (`optimizer=gp` takes `conf/optimizer/gp.yaml`),
 from the experiment (`+experiment=NAME` takes `conf/experiment/NAME.yaml`) and from the command line
 (`KEY=VALUE`; `+KEY=VALUE` for a key that is not there yet). Your own files go into a folder with
-the same groups, `--config-dir DIR`. `python -m evomerge +experiment=NAME --cfg job` prints the result.
+the same groups, `--config-dir DIR`. `python -m evomerge +experiment=NAME --cfg job` prints the
+result.
 """
 
 
