@@ -12,6 +12,7 @@ from evomerge.checkpoints.model import Model
 from evomerge.engines.auto import resolve_engine
 from evomerge.executors.base import Executor
 from evomerge.executors.remembering import RememberingExecutor
+from evomerge.executors.watched import WatchedExecutor, Watcher
 from evomerge.ledger import Ledger
 from evomerge.setup import Config, Setup, task_nodes
 from evomerge.types import SPLITS
@@ -29,7 +30,9 @@ _MODEL_FILES = (
 )  # fmt: skip
 
 
-def answering_executor(setup: Setup, say: Callable[[str], None]) -> Executor:
+def answering_executor(
+    setup: Setup, say: Callable[[str], None], watcher: Watcher | None = None
+) -> Executor:
     """The study's executor, which asks models only what the ledger does not know.
 
     Engines start now, unless the study shares a ledger that may know all of its answers; they
@@ -38,6 +41,7 @@ def answering_executor(setup: Setup, say: Callable[[str], None]) -> Executor:
     Args:
         setup: of the study.
         say: told when engines start.
+        watcher: told what the workers do.
 
     Raises:
         ConfigError: if the ledger's folder or the executor's settings cannot be.
@@ -50,7 +54,8 @@ def answering_executor(setup: Setup, say: Callable[[str], None]) -> Executor:
 
     def start() -> Executor:
         say(f"starting the {config['executor']['name']} executor and its engines")
-        return make_executor(config)
+        executor = make_executor(config)
+        return executor if watcher is None else WatchedExecutor(executor, watcher)
 
     executor = RememberingExecutor(
         start, plan_workers(config).workers, ledger, setup.tasks, settings

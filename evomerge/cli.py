@@ -93,14 +93,12 @@ def run(arguments: list[str]) -> int:
     """Runs a verb or a study; returns the exit code after printing what went wrong."""
     try:
         return _dispatch(arguments)
-    except UserError as error:
+    except EvomergeError as error:
         _complain(error)
         return error.exit_code
-    except EvomergeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"interrupted; {_after(arguments)}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if not hasattr(error, "shown"):
+            print(f"interrupted; {_after(arguments)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         return 1
@@ -144,7 +142,7 @@ def _study(config: dict[str, Any]) -> int:
     from evomerge.setup import make_setup
     from evomerge.study import run_study
 
-    with Progress() as progress:
+    with Progress(log=config["log"]) as progress:
         progress.say(f"checking {config['experiment']}")
         problems = check(config, progress.say)
         if not problems and remote_models(config):
@@ -285,11 +283,8 @@ def _hydra_main(arguments: list[str]) -> int:
             plain["run_dir"] = _sweep_dir(plain)
             status = _study(plain)
             runs.append(Path(plain["run_dir"]))
-        except UserError as error:
-            _complain(error)
-            status = error.exit_code
         except EvomergeError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _complain(error)
             status = error.exit_code
         code = max(code, status)
         return status
@@ -310,7 +305,8 @@ def _hydra_main(arguments: list[str]) -> int:
 def _sweep_dir(config: dict[str, Any]) -> str:
     """A run directory for each job of a sweep, from what the job sets besides its seed.
 
-    Budget, stop and executor are left out, so that the same sweep with another budget goes on.
+    Budget, stop, executor, log and trackers are left out, so that the same sweep with another
+    budget goes on.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -322,7 +318,7 @@ def _sweep_dir(config: dict[str, Any]) -> str:
     named = [
         value if key in ("optimizer", "experiment") else f"{key}={value}"
         for key, value in (pair for pair in given if len(pair) == 2)
-        if key.split(".")[0] not in ("budget", "stop", "executor", "seed")
+        if key.split(".")[0] not in ("budget", "stop", "executor", "seed", "log", "trackers")
         and (key, value) != ("experiment", config["experiment"])
     ]
     named.sort(key=lambda part: "=" in part)  # the optimizer first
@@ -410,8 +406,12 @@ def _groups() -> str:
     return "\n".join(lines)
 
 
-def _complain(error: UserError) -> None:
-    for line in _numbered(error):
+def _complain(error: EvomergeError) -> None:
+    """Says what went wrong, unless the study's log did."""
+    if hasattr(error, "shown"):
+        return
+    lines = _numbered(error) if isinstance(error, UserError) else [f"error: {error}"]
+    for line in lines:
         print(line, file=sys.stderr)
 
 

@@ -65,6 +65,11 @@ class Standing:
         good = best is not None and best.fitness is not None and best.fitness.feasible
         return best if good and best is not None and best.complete else None
 
+    @property
+    def front_size(self) -> int:
+        """Number of different values that no feasible trial exceeds; 0 with one objective."""
+        return len(self._front)
+
     def files_of(self, digest: str) -> tuple[str, ...]:
         """Where all answers of a merge are; none if it never answered."""
         known = (t.files for t in reversed(self.trials) if t.digest == digest and t.files)

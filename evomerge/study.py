@@ -58,7 +58,8 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
     """
     with locked(setup.run_dir):
         journal = Journal(setup.run_dir)
-        executor = LazyExecutor(lambda: answering_executor(setup, progress.say))
+        executor = LazyExecutor(lambda: answering_executor(setup, progress.say, progress))
+        journal.listeners.append(progress.hear)
         try:
             _begin(setup, journal, executor, progress)
             proof = _run(setup, journal, executor, progress)
