@@ -24,6 +24,7 @@ from evomerge.progress import Progress
 from evomerge.rating import Rating, joined, rate
 from evomerge.rechecks import Rechecks
 from evomerge.records import listed, next_id, rated, rating_of
+from evomerge.search_state import Searching, searching
 from evomerge.setup import Setup, search_requests
 from evomerge.space import SearchSpace
 from evomerge.standing import Standing, levelled
@@ -101,7 +102,7 @@ class Search:
         if ended and not self._open and not self.rechecks.pending:
             return
         executor = self.executor.get()  # engines start before the clock does
-        progress.start(self.name, self.cost.candidates, self._total())
+        progress.start(self.name, self.cost.candidates, self._total(), search=self._state())
         self._number = next_id(self.journal)
         self._mark = time.perf_counter()
         pipeline = Pipeline(executor)
@@ -116,6 +117,9 @@ class Search:
                 self._take(pipeline.next(), progress)
         finally:
             progress.stop()
+
+    def _state(self) -> Searching:
+        return searching(self.standing, self.goals, self.cost, self.limits)
 
     def best(self, count: int) -> list[Trial]:
         """The fittest distinct trials, best first; earlier ones first among equals."""
@@ -188,10 +192,7 @@ class Search:
         else:
             self._settle_recheck(self.rechecks.record(outcome, times))
         self._advance()
-        best = self.standing.best.values if self.standing.best else {}
-        progress.update(
-            self.cost.candidates, self._total(), next(iter(best.values()), None), self.cost.failed
-        )
+        progress.show(self._state(), self.cost.candidates, self._total())
         self._busy += time.perf_counter() - arrived
 
     def _times(self, outcome: Outcome, elapsed: float) -> dict[str, float]:
@@ -491,8 +492,5 @@ class Search:
 
     def _total(self) -> int | None:
         allowed = self._allowed()
-        return (
-            None
-            if allowed >= _NO_LIMIT // 2
-            else (self.cost.candidates + len(self._open) + allowed)
-        )
+        at_most = self.cost.candidates + len(self._open) + allowed
+        return None if allowed >= _NO_LIMIT // 2 else at_most
