@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+Prompt = str | Sequence[int]
+"""What a model is asked: a text, or its token ids."""
+
 SPLITS = ("search", "validation", "test")
 """The three disjoint splits of a task, in the order in which a study uses them."""
 
@@ -143,11 +146,17 @@ class Task(Protocol):
 class Engine(Protocol):
     """Holds one running model, takes weights in place, generates or scores text."""
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
-        """Answers every prompt, in the order given."""
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+        """Answers every prompt, a text or token ids, in the order given."""
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
         """Mean log-likelihood a token (nats) of each continuation given its context."""
+
+    def score_tokens(self, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
+        """Log-likelihood (nats) of the ends of rows of tokens, and whether each is the greedy one.
+
+        A row is token ids and the index of the first one to score.
+        """
 
     def close(self) -> None:
         """Frees the model; the engine cannot be used afterwards."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, SourceError, TaskError
+from evomerge.types import Prompt
 
 
 class Codec:
@@ -59,13 +60,13 @@ class Codec:
         """Token ids of a prompt, with the special tokens that the tokenizer adds."""
         return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]
 
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts.
+    def prompts(self, texts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of prompts; those that are token ids already stay as they are.
 
         Raises:
             ConfigError: if one leaves no room for an answer, or has no tokens at all.
         """
-        encoded = [self.encode(t) for t in texts]
+        encoded = [self.encode(t) if isinstance(t, str) else list(t) for t in texts]
         for i, ids in enumerate(encoded):
             self._check_length(f"prompt {i}", len(ids), room=1)
         return encoded

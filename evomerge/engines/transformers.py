@@ -16,12 +16,12 @@ from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.engines.batches import bucket
 from evomerge.engines.decoding import Decoder
 from evomerge.engines.depth import Depth
-from evomerge.engines.scoring import mean_logprobs
+from evomerge.engines.scoring import score_ends
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.engines.weights import WeightWriter
 from evomerge.errors import CandidateError, ConfigError, EngineError, SourceError, UserError
 from evomerge.recipe import Recipe
-from evomerge.types import FloatArray, Generation, Sampling
+from evomerge.types import FloatArray, Generation, Prompt, Sampling
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -134,8 +134,8 @@ class TransformersEngine:
             raise CandidateError(f"the weights could not be merged: {error}") from error
         self._failed = False
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
-        """Answers every prompt, in the order given.
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+        """Answers every prompt, a text or token ids, in the order given.
 
         Raises:
             ConfigError: if a prompt leaves no room for an answer.
@@ -174,10 +174,35 @@ class TransformersEngine:
             TaskError: if a continuation has no token.
             EngineError: if the engine is closed or its last load failed.
         """
-        self._ready()
         encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
-        values = mean_logprobs(self._model, encoded, self._codec.pad_id, self._budget)
-        return checked(np.array(values, dtype=np.float64))
+        found = zip(self.score_tokens(encoded), encoded, strict=True)
+        return np.array([sum_ / (len(ids) - start) for (sum_, _), (ids, start) in found])
+
+    def score_tokens(self, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
+        """Log-likelihood (nats) of the ends of rows of tokens, and whether each is the greedy one.
+
+        Args:
+            rows: token ids, at most `score_length`, and the index of the first one to score, at
+                least 1.
+
+        Raises:
+            CandidateError: if a value is not finite.
+            EngineError: if the engine is closed or its last load failed.
+        """
+        self._ready()
+        values = score_ends(self._model, rows, self._codec.pad_id, self._budget)
+        checked(np.array([value for value, _ in values], dtype=np.float64))
+        return values
+
+    @property
+    def codec(self) -> Codec:
+        """Text to token ids and back."""
+        return self._codec
+
+    @property
+    def score_length(self) -> int | None:
+        """Most tokens of a row to score: the last one is not read. None without a limit."""
+        return None if self._codec.max_len is None else self._codec.max_len + 1
 
     def close(self) -> None:
         """Frees the model; the engine cannot be used afterwards. A second call does nothing."""

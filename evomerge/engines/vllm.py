@@ -14,7 +14,7 @@ from evomerge.engines import vllm_setup
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.errors import CandidateError, ConfigError, EngineError, Problem, UserError
 from evomerge.recipe import Recipe
-from evomerge.types import FloatArray, Generation, Sampling
+from evomerge.types import FloatArray, Generation, Prompt, Sampling
 
 _OURS = ("model", "tokenizer", "worker_extension_cls", "skip_tokenizer_init")
 _WORKER = "evomerge.engines.vllm_worker.MergeWorkerExtension"
@@ -130,8 +130,8 @@ class VllmEngine:
             raise CandidateError("vLLM did not let go of the cache of the weights before")
         self._failed = False
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
-        """Answers every prompt, in the order given.
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+        """Answers every prompt, a text or token ids, in the order given.
 
         Raises:
             ConfigError: if a prompt leaves no room for an answer.
@@ -176,24 +176,49 @@ class VllmEngine:
             TaskError: if a continuation has no token.
             EngineError: if the engine is closed, broken, or its last load failed.
         """
+        encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
+        found = zip(self.score_tokens(encoded), encoded, strict=True)
+        return np.array([sum_ / (len(ids) - start) for (sum_, _), (ids, start) in found])
+
+    def score_tokens(self, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
+        """Log-likelihood (nats) of the ends of rows of tokens, and whether each is the greedy one.
+
+        Args:
+            rows: token ids, at most `score_length`, and the index of the first one to score, at
+                least 1.
+
+        Raises:
+            CandidateError: if a value is not finite.
+            EngineError: if the engine is closed, broken, or its last load failed.
+        """
         from vllm import SamplingParams
 
         self._ready()
-        encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
-        if not encoded:
-            return np.zeros(0)
+        if not rows:
+            return []
         settings = SamplingParams(
             temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False
         )
-        outputs = self._run([ids for ids, _ in encoded], settings)
-        values = np.empty(len(encoded))
-        for i, ((ids, start), output) in enumerate(zip(encoded, outputs, strict=True)):
-            logprobs = output.prompt_logprobs
-            picked = [logprobs[place][ids[place]].logprob for place in range(start, len(ids))]
-            values[i] = sum(picked) / len(picked)
-            if not np.isfinite(values[i]):
-                raise CandidateError(f"the log-likelihood of pair {i} is {values[i]}")
+        outputs = self._run([list(ids) for ids, _ in rows], settings)
+        values = []
+        for i, ((ids, start), output) in enumerate(zip(rows, outputs, strict=True)):
+            places = range(start, len(ids))
+            picked = [output.prompt_logprobs[place][ids[place]] for place in places]
+            value = float(sum(one.logprob for one in picked))
+            if not np.isfinite(value):
+                raise CandidateError(f"the log-likelihood of pair {i} is {value}")
+            values.append((value, all(one.rank == 1 for one in picked)))
         return values
+
+    @property
+    def codec(self) -> Codec:
+        """Text to token ids and back."""
+        return self._codec
+
+    @property
+    def score_length(self) -> int | None:
+        """Most tokens of a row to score: vLLM keeps room for one more. None without a limit."""
+        return None if self._codec.max_len is None else self._codec.max_len - 1
 
     def close(self) -> None:
         """Frees the model; the engine cannot be used afterwards. A second call does nothing.

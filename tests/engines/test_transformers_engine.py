@@ -171,6 +171,35 @@ def test_loglikelihood_is_the_mean_over_the_continuation(
         assert value == pytest.approx(np.mean(naive), abs=1e-4)
 
 
+def test_scored_tokens_say_whether_greedy_decoding_gives_them(
+    engine: TransformersEngine, family: Family, tmp_path: Path
+) -> None:
+    recipe = family.recipe(0.2, 0.9)
+    engine.load(recipe)
+    model = written(family, recipe, tmp_path / "merged", torch.float64)
+    rows, wanted = [], []
+    for prompt in family.prompts[:4]:
+        ids = engine.codec.encode(prompt)
+        start = len(ids)
+        with torch.no_grad():
+            for _ in range(3):
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            other = [*ids[:-1], (ids[-1] + 1) % 60]
+            for row in (ids, other):
+                logprobs = torch.log_softmax(model(torch.tensor([row])).logits[0], -1)
+                rows.append((row, start))
+                wanted.append(sum(float(logprobs[t - 1, row[t]]) for t in (-3, -2, -1)))
+    got = engine.score_tokens(rows)
+    assert [greedy for _, greedy in got] == [True, False] * 4
+    np.testing.assert_allclose([value for value, _ in got], wanted, atol=3e-4)
+
+
+def test_prompts_may_be_token_ids(engine: TransformersEngine, family: Family) -> None:
+    engine.load(family.recipe(0.5))
+    ids = [engine.codec.encode(prompt) for prompt in family.prompts[:5]]
+    assert engine.generate(ids, GREEDY) == engine.generate(family.prompts[:5], GREEDY)
+
+
 def test_loglikelihood_in_small_pieces_is_the_same(
     engine: TransformersEngine, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,12 @@ def test_loglikelihood_agrees_with_transformers(engine: VllmEngine, trained: Fam
     assert abs(float(np.mean(got - expected))) < 0.02
     np.testing.assert_array_equal(engine.loglikelihood(pairs), got)
     assert len(engine.loglikelihood([])) == 0
+    rows = [engine.codec.pair(c, text) for c, text in pairs]
+    scored, known = engine.score_tokens(rows), plain.score_tokens(rows)
+    sums = [value * (len(ids) - start) for value, (ids, start) in zip(got, rows, strict=True)]
+    np.testing.assert_allclose([value for value, _ in scored], sums, atol=1e-6)
+    agree = [a == b for (_, a), (_, b) in zip(scored, known, strict=True)]
+    assert np.mean(agree) > 0.9 and any(greedy for _, greedy in scored)
 
 
 def test_tokens_and_stop_strings_are_those_of_transformers(
