@@ -220,7 +220,7 @@ def _numbers(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     positive["stop.patience"] = config["stop"]["patience"]
     positive["engine.batch_tokens"] = config["engine"]["batch_tokens"]
     positive["engine.max_model_len"] = config["engine"]["max_model_len"]
-    positive |= {f"recheck.{k}": v for k, v in config["recheck"].items()}
+    positive |= {f"recheck.{k}": v for k, v in config["recheck"].items() if k != "backfill"}
     positive["front.size"] = config["front"]["size"]
     positive |= {f"front.budgets[{i}]": b for i, b in enumerate(config["front"]["budgets"])}
     for field, value in positive.items():

@@ -31,7 +31,9 @@ class Rechecks:
 
     After every `recheck.every` candidates the `recheck.count` best that answered everything answer
     `recheck.items` items of each task that they have not answered yet. What they are worth is then
-    estimated from all of their answers.
+    estimated from all of their answers. With `recheck.backfill` they also do so with every
+    generation, as the last of its jobs: workers that would wait for stragglers have something to
+    do, and nobody waits for it.
 
     Attributes:
         pending: the trial and its items by candidate number, of jobs that are not settled yet.
@@ -46,6 +48,11 @@ class Rechecks:
     pending: dict[int, tuple[Trial, Items]] = field(default_factory=dict)
     _known: dict[str, dict[str, set[int]]] = field(default_factory=dict)
     _recorded: int = 0
+
+    @property
+    def backfill(self) -> bool:
+        """Whether the leaders answer while a generation's last candidates are at work."""
+        return bool(self.setup.config["recheck"]["backfill"])
 
     def due(self, candidates: int) -> bool:
         """Whether it is time after so many candidates."""

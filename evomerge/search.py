@@ -164,6 +164,8 @@ class Search:
             self._give(candidate)
         self._asked += len(asked)
         self._asks += 1
+        if self.rechecks.backfill and not self.optimizer.asynchronous:
+            self._todo.extend(self.rechecks.plan(self._open))  # behind the generation
 
     def _give(self, candidate: Open) -> None:
         """Puts a candidate's stage among the jobs."""

@@ -25,9 +25,11 @@ RACES = {
     "alone": ("racing=halving", "racing.first=3", "optimizer=random", "optimizer.batch=4"),
     "adaptive": ("racing=adaptive", "racing.first=3", "racing.step=3", "racing.stderr=0.1"),
     "rechecked": ("estimator.items=4", "recheck.every=6", "recheck.count=2", "recheck.items=3"),
+    "backfilled": ("estimator.items=4", "recheck.backfill=true", "recheck.items=2"),
     "both": ("racing=halving", "racing.first=2", "estimator.items=6", "recheck.every=6"),
     "rotating": ("estimator.items=4", "estimator.rotate=true", "optimizer.elites=2"),
 }
+NO_RACE = ("rechecked", "backfilled", "rotating")
 
 
 def overrides(name: str) -> Sequence[str]:
@@ -62,7 +64,7 @@ def test_every_candidate_has_a_result_and_every_item_is_counted(raced: Path) -> 
     assert sorted(e["id"] for e in told) == list(range(18))
     found = results(raced)["cost"]
     asks = {c["id"]: e["items"] for e in events(raced, "ask") for c in e["candidates"]}
-    if raced.name in ("rechecked", "rotating"):
+    if raced.name in NO_RACE:
         counted = sum(len(next(iter(i.values()))) for i in asks.values())
         counted += sum(n for _, n in asked(raced))
     else:
@@ -80,7 +82,7 @@ def stages(run_dir: Path) -> Iterator[tuple[int, int]]:
 
 
 def test_some_stop_early_and_the_winner_does_not(raced: Path) -> None:
-    if raced.name in ("rechecked", "rotating"):
+    if raced.name in NO_RACE:
         pytest.skip("no race")
     told = events(raced, "result")
     assert any(not e["complete"] for e in told) or raced.name == "adaptive"
@@ -120,6 +122,18 @@ def test_further_answers_count_for_the_standing(raced: Path) -> None:
         scores = np.concatenate([part.scores for part in parts])
         assert event["values"]["jp_math_tiny"] == pytest.approx(scores.mean())
         assert event["scores"]["jp_math_tiny"]["items"] == len(ids)
+
+
+def test_leaders_answer_behind_a_generation_that_nobody_waits_for(raced: Path) -> None:
+    """Jobs end in their order: results of a generation, the next ask, then what was filled in."""
+    if raced.name != "backfilled":
+        pytest.skip("nothing is filled in")
+    kinds = [e["event"] for e in events(raced, "ask", "result", "recheck")]
+    first, second, third = (i for i, kind in enumerate(kinds) if kind == "ask")
+    assert kinds[first:second] == ["ask"] + ["result"] * 6  # nobody leads yet
+    assert kinds[second:third] == ["ask"] + ["result"] * 6
+    assert kinds[third + 1 : third + 4] == ["recheck"] * 3
+    assert kinds[third + 4 :] == ["result"] * 6 + ["recheck"] * 3
 
 
 def test_a_genome_that_returns_is_worth_the_mean_of_all_its_items(raced: Path) -> None:
@@ -172,7 +186,7 @@ def test_another_study_begins_at_the_best_that_answered_everything(raced: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["halving", "sequential", "both"])
+@pytest.mark.parametrize("name", ["halving", "sequential", "both", "backfilled"])
 def test_two_workers_write_the_same_journal(name: str, tmp_path: Path) -> None:
     run(tmp_path / name, *overrides(name))
     run(tmp_path / "two", *overrides(name), "executor=ray", "executor.workers=2")
