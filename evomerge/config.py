@@ -34,8 +34,15 @@ class Engine:
 class Executor:
     """Where candidates run.
 
-    `gpus_per_worker` defaults to 1 where there are GPUs, and 0 means the CPU; `workers` to one
-    for each such share of the GPUs, or one a core without; `threads` to a share of the cores.
+    `gpus_per_worker` defaults to 1 where there are GPUs (to the engine's tensor_parallel_size, if
+    that is more), and 0 means the CPU; `workers` to one for each such share of the GPUs, or one a
+    core without; `threads` to a share of the cores.
+
+    With an `address`, `workers: null` takes as many as the cluster has room for while nodes come
+    and go, at most `max_workers`; `threads` is 1 then. A candidate whose worker was lost is tried
+    again `retries` times. `timeout` is the seconds after which a worker hangs (null: learnt from
+    the others), `wait` those to wait for a worker when none is left, and `stage` a folder on each
+    node's own disk where sources are copied to.
     """
 
     name: str = "serial"
@@ -44,6 +51,10 @@ class Executor:
     address: str | None = None
     gpus_per_worker: float | None = None
     retries: int = 2
+    max_workers: int | None = None
+    timeout: float | None = None
+    wait: float = 300.0
+    stage: str | None = None
 
 
 @dataclass
