@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from evomerge.errors import ConfigError, EvomergeError, UserError
+from evomerge.sweeping import Notes, forced, job_number, sweep_dir
 
 _CONFIG_MODULE = "evomerge.conf"
 _INTERRUPTED = 130
-_LONGEST = 80  # characters of a run directory's name
 
 VERBS = {
     "check": "evomerge.cli:check_command",
@@ -27,13 +27,16 @@ VERBS = {
     "merge": "evomerge.merging:merge_command",
     "report": "evomerge.report_command:report_command",
     "pick": "evomerge.pick_command:pick_command",
+    "export": "evomerge.export_command:export_command",
+    "replay": "evomerge.replay_command:replay_command",
+    "import": "evomerge.import_command:import_command",
     "lineage": "evomerge.lineage_command:lineage_command",
     "irt": "evomerge.irt_command:irt_command",
     "status": "evomerge.cli:status_command",
 }
 """What the first argument can be, and what is then called with the others, imported only then."""
 
-WRITES_NOTHING = {"merge", "pool", "pick", "irt", "status"}
+WRITES_NOTHING = {"merge", "pool", "pick", "export", "replay", "import", "irt", "status"}
 """Verbs that leave nothing when they are interrupted."""
 
 HELP = """\
@@ -55,6 +58,12 @@ usage:
                                      who a merge by matings (space=pieces) descends from
   python -m evomerge pick RUN --prefer NAME=WEIGHT[,...] [--at-least NAME=VALUE[,...]]
                                      the merge of a study that suits a preference
+  python -m evomerge export RUN CANDIDATE OUT [--format hf|lora|mergekit|recipe]
+                                     a merge of a study as a checkpoint, adapter or recipe, with
+                                     a model card; --push-to-hub NAME uploads it
+  python -m evomerge replay RUN CANDIDATE                 answers a candidate's items anew and says
+                                     whether it reproduces
+  python -m evomerge import mergekit-evolve CONFIG.yml    makes an experiment of its config
   python -m evomerge irt fit MATRIX [...] --out FILE.npz
                                      item response models from answers of many models; irt show;
                                      irt compare MATRIX: which estimator suits it
@@ -266,67 +275,66 @@ def _register() -> None:
 
 
 def _hydra_main(arguments: list[str]) -> int:
-    """Hydra's own command line, for its flags: sweeps, --cfg, --info."""
+    """Hydra's own command line, for its flags: sweeps, --cfg, --info.
+
+    The jobs of a sweep may run in other processes and on other machines (`hydra/launcher`), so
+    each leaves a note of what became of it.
+    """
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     _register()
+    notes = Notes(arguments)
     code = 0
-    runs: list[Path] = []
 
     def job(config: DictConfig) -> int:
-        nonlocal code
-        try:
-            plain = _plain(config)
-            plain["run_dir"] = _sweep_dir(plain)
-            status = _study(plain)
-            runs.append(Path(plain["run_dir"]))
-        except EvomergeError as error:
-            _complain(error)
-            status = error.exit_code
-        code = max(code, status)
-        return status
+        return _job(config, notes)
 
-    sys.argv = ["python -m evomerge", *arguments]
+    sys.argv = ["python -m evomerge", *forced(arguments)]
     command = hydra.main(f"pkg://{_CONFIG_MODULE}", "config", version_base="1.3")
     try:
         command(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error) from error
+    except Exception:  # a job's process or machine was lost: the others have their results
+        traceback.print_exc()
+        print("error: a job of the sweep was lost; the same command goes on", file=sys.stderr)
+        code = 1
+    finally:
+        jobs = notes.take()
+    for run_dir, status in jobs:
+        if status:
+            print(f"error: {run_dir} ended with exit code {status}", file=sys.stderr)
+    runs = [Path(run_dir) for run_dir, status in jobs if not status]
     if len(runs) > 1:
         from evomerge.report import write_comparison
 
         print(f"{'comparison':16}  {write_comparison(runs)}")
-    return code
+    return max([code, *(status for _, status in jobs)])
 
 
-def _sweep_dir(config: dict[str, Any]) -> str:
-    """A run directory for each job of a sweep, from what the job sets besides its seed.
-
-    Budget, stop, executor, log and trackers are left out, so that the same sweep with another
-    budget goes on.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    node = HydraConfig.get()
-    given = [o.lstrip("+~").split("=", 1) for o in node.overrides.task]
-    if node.mode != RunMode.MULTIRUN or any(key == "run_dir" for key, *_ in given):
-        return str(config["run_dir"])
-    named = [
-        value if key in ("optimizer", "experiment") else f"{key}={value}"
-        for key, value in (pair for pair in given if len(pair) == 2)
-        if key.split(".")[0] not in ("budget", "stop", "executor", "seed", "log", "trackers")
-        and (key, value) != ("experiment", config["experiment"])
-    ]
-    named.sort(key=lambda part: "=" in part)  # the optimizer first
-    full = ",".join(named)
-    label = re.sub(r"[^\w.=,+-]+", "_", full)
-    if len(label) > _LONGEST or label != full:
-        label = f"{label[:_LONGEST]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-    return str(Path("runs") / config["experiment"] / label / f"seed{config['seed']}")
+def _job(config: Any, notes: Notes) -> int:
+    """One study of a sweep, in whatever process; notes its run directory and exit code."""
+    _register()  # another process has not yet
+    number = job_number()
+    run_dir = f"job {number}"
+    try:
+        plain = _plain(config)
+        run_dir = plain["run_dir"] = sweep_dir(plain)
+        status = _study(plain)
+    except UserError as error:
+        _complain(error)
+        status = error.exit_code
+    except EvomergeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.exit_code
+    except Exception:  # the other studies of the sweep go on
+        traceback.print_exc()
+        status = 1
+    notes.write(number, run_dir, status)
+    return status
 
 
 def _split_directory(arguments: list[str]) -> tuple[list[str], Path | None]:
