@@ -293,6 +293,9 @@ def _lengths(
     limit = min((n for n in limits if n), default=None)
     if limit is None:
         return
+    if hasattr(task, "check_length"):
+        yield from task.check_length(limit)
+        return
     longest, split, name = 0, "", ""
     for part in SPLITS:
         items = task.items(part)

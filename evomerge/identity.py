@@ -31,7 +31,7 @@ def matter(setup: Setup) -> dict[str, Any]:
     for name, ref in models["sources"].items():
         flat[f"models.sources.{name}"] = identities[ref]
     for task, (field, node) in zip(setup.search_tasks, nodes.items(), strict=True):
-        for key, value in _flatten(node).items():
+        for key, value in _flatten(_by_content(task, node)).items():
             if key.split(".")[0] not in SPLITS:
                 flat[f"{field}.{key}"] = value
         for split in SPLITS:
@@ -47,11 +47,17 @@ def task_digests(setup: Setup) -> dict[str, str]:
     nodes = [*task_nodes(setup.config).values(), *setup.config["report_tasks"].values()]
     digests = {}
     for task, node in zip(setup.tasks, nodes, strict=True):
-        settings = {k: v for k, v in node.items() if k not in SPLITS}
+        settings = {k: v for k, v in _by_content(task, node).items() if k not in SPLITS}
         items = [_items_digest(task, split) for split in SPLITS]
         text = json.dumps([settings, items], sort_keys=True)
         digests[task.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return digests
+
+
+def _by_content(task: Task, node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A task's config; what it reads from files besides items counts by their content."""
+    contents = getattr(task, "contents", None)
+    return {**node, **contents()} if contents is not None else node
 
 
 def _items_digest(task: Task, split: str) -> str:

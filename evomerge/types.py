@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +141,16 @@ class Task(Protocol):
 
     def score(self, item: Item, text: str) -> float:
         """Plain score of an answer in [0, 1]."""
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A task that asks a model and scores it by itself, instead of prompt by prompt."""
+
+    def answer(
+        self, engine: Engine, split: str, indices: Sequence[int] | None, loglik: bool
+    ) -> ItemScores:
+        """What a model has of some items of a split (None: of all), with `loglik` that, too."""
 
 
 class Engine(Protocol):
