@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def printable(text: str) -> str:
@@ -20,14 +20,15 @@ def markdown_text(text: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", safe)
 
 
-def front_matter(sources: Sequence[str]) -> str:
-    """The YAML head of a model card (without its dashes) that names the parents."""
+def front_matter(sources: Sequence[str], more: Mapping[str, object] | None = None) -> str:
+    """The YAML head of a model card (without its dashes) that names the parents, and says more."""
     import yaml
 
     values: dict[str, object] = {"library_name": "transformers"}
     names = [short_name(source) for source in sources]
     if names:
         values["base_model"] = names
+    values.update(more or {})
     values["tags"] = ["merge", "evomerge"]
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text.strip()

@@ -69,7 +69,7 @@ def merge_command(arguments: Sequence[str]) -> int:
         text, files = bundled(recipe, merger.identities)
         write_checkpoint(
             recipe, merger, options.out, {**files, "recipe.yaml": text}, options.shard_size,
-            _reporter(progress), assembly,
+            reporter(progress), assembly,
         )  # fmt: skip
     print(f"{options.out}  {text.splitlines()[0].lstrip('# ')}")
     return 0
@@ -86,10 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT",
                         help="directory to write; must not exist")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan and its cost only")
-    parser.add_argument(
-        "--threads", type=_positive, help="threads to use (default: torch's number)"
-    )
-    parser.add_argument("--shard-size", type=_size, default=SHARD_BYTES, metavar="SIZE",
+    parser.add_argument("--threads", type=positive, help="threads to use (default: torch's number)")
+    parser.add_argument("--shard-size", type=size_in_bytes, default=SHARD_BYTES, metavar="SIZE",
                         help="largest weight file, such as 5G (default) or 500M")  # fmt: skip
     parser.add_argument("--allow-pickled", action="store_true",
                         help="read .bin weights, too, by torch's weights-only loader")  # fmt: skip
@@ -97,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="do not look for NaN and infinity in the models first")  # fmt: skip
     parser.add_argument("--as-adapter", action="store_true",
                         help="the models are LoRA adapters, and so is the result")  # fmt: skip
-    parser.add_argument("--rank", type=_positive, help="of the merged adapter (default: that of an "
+    parser.add_argument("--rank", type=positive, help="of the merged adapter (default: that of an "
                         "exact sum; other operators: the models' largest)")  # fmt: skip
     return parser
 
@@ -146,7 +144,8 @@ def _check_values(recipe: Recipe, merger: Merger, progress: Progress) -> None:
         raise SourceError(problems)
 
 
-def _reporter(progress: Progress) -> Callable[[int, int], None]:
+def reporter(progress: Progress) -> Callable[[int, int], None]:
+    """Shows tensors done of all as a phase of its own."""
     state = {"started": False}
 
     def report(done: int, total: int) -> None:
@@ -205,14 +204,16 @@ def _bytes(number: int) -> str:
     return f"{number} bytes"
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return number
 
 
-def _size(text: str) -> int:
+def size_in_bytes(text: str) -> int:
+    """Bytes of a size such as 5G or 500M, for argparse."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if not found or float(found[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5G or 500M")

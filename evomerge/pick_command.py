@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from evomerge.errors import ConfigError, UserError
 from evomerge.journal import write_atomic
@@ -20,6 +19,7 @@ from evomerge.objectives import Objective
 from evomerge.picking import Preference, ends, maximise, ranked, read_preference
 from evomerge.predictions import fitted, raw_errors
 from evomerge.recipe.bundle import bundled
+from evomerge.recorded import read_config
 from evomerge.report.candidates import candidate_records
 from evomerge.report.front import front_points
 from evomerge.report.objectives import Objective as Shown
@@ -88,11 +88,8 @@ def pick_command(arguments: Sequence[str]) -> int:
         raise _impossible(preference, measured.raw)
     for line in describe(preference, shown, measured, order):
         print(line)
-    if order and measured.names[order[0]] == measured.chosen:
-        print(f"Its recipe: {options.run / 'best' / 'recipe.yaml'}")
-        print(f"To write it: python -m evomerge merge {options.run / 'best' / 'recipe.yaml'} OUT")
-    elif order and (modelled or options.out is None):
-        print(f"Its recipe: {_again(options)}; then python -m evomerge merge FILE OUT")
+    if order:
+        print(f"To export it: {export_line(options.run, measured.numbers[order[0]])}")
     if options.out is None and not modelled:
         return 0
     setup = _setup(options.run, run)
@@ -179,7 +176,9 @@ def describe(
     head = f"{count} merge{'s' if count != 1 else ''} measured on {measured.split} items"
     if measured.split == "search":
         head += " (no proof on held-out items yet; these values are optimistic)"
-    lines = [f"{head}; objectives scaled to their range: {_weights(preference)}"]
+    several = len(shown) > 1
+    scaled = f"; objectives scaled to their range: {_weights(preference)}" if several else ""
+    lines = [head + scaled]
     if not order:
         unkept = preference.unkept(measured.raw)
         return [*lines, *_wrapped(f"No measured merge keeps {unkept}.")]
@@ -189,7 +188,8 @@ def describe(
     if preference.bounds:
         bounds = " and ".join(str(b) for b in preference.bounds)
         lines.append(f"{len(order)} of them keep {bounds}")
-    lines.append(f"Choice: {measured.names[first]}, weighted sum {scores[first]:.3f}")
+    summed = [f", weighted sum {score:.3f}" if several else "" for score in scores]
+    lines.append(f"Choice: {measured.names[first]}{summed[first]}")
     for place, objective in enumerate(shown):
         value = float(measured.raw[first, place])
         low, high = (float(side[first, place]) for side in (measured.low, measured.high))
@@ -200,7 +200,7 @@ def describe(
         lines.append(f"  {name:12} {objective.show(value)}{interval}; {gap}")
     if len(order) > 1:
         second = order[1]
-        lines.append(f"Runner-up: {measured.names[second]}, weighted sum {scores[second]:.3f}")
+        lines.append(f"Runner-up: {measured.names[second]}{summed[second]}")
         pairs = zip(shown, measured.raw[first], measured.raw[second], strict=True)
         parts = [_against(o, float(own), float(other)) for o, own, other in pairs]
         lines += _wrapped(f"  Against it, the choice is {', '.join(parts)}.")
@@ -264,12 +264,9 @@ def _predicted(
     return genome
 
 
-def _again(options: argparse.Namespace) -> str:
-    """The command that writes the recipe of the measured choice."""
-    bounds = [("--at-least", options.at_least), ("--at-most", options.at_most)]
-    given = [part for pair in bounds if pair[1] for part in pair]
-    parts = ["pick", str(options.run), "--prefer", options.prefer, *given, "--measured"]
-    return f"python -m evomerge {shlex.join(parts)} --out FILE"
+def export_line(run_dir: Path, number: int) -> str:
+    """The command that writes a candidate as a checkpoint."""
+    return f"python -m evomerge {shlex.join(['export', str(run_dir), str(number)])} OUT"
 
 
 def _setup(run_dir: Path, run: RunFiles) -> Setup:
@@ -278,22 +275,15 @@ def _setup(run_dir: Path, run: RunFiles) -> Setup:
     Raises:
         UserError: if that is missing or damaged, and as in `make_setup`.
     """
-    found = f"no config.yaml in {run_dir}"
-    cause: Exception | None = None
+    config = read_config(run_dir, run.config)
     try:
-        config = yaml.safe_load(run.config) if run.config else None
-        if isinstance(config, dict):
-            return make_setup({**config, "run_dir": str(run_dir)})
-        if run.config:
-            found = f"a damaged config.yaml in {run_dir}, which is no mapping"
-    except yaml.YAMLError as error:
-        found, cause = f"a damaged config.yaml in {run_dir}: {printable(str(error))}", error
+        return make_setup(config)
     except KeyError as error:
-        found, cause = f"a damaged config.yaml in {run_dir}, without {error}", error
-    raise UserError.of(
-        "run directory", found, "the one that the study wrote",
-        "Run the study's command again; it writes the file anew.",
-    ) from cause  # fmt: skip
+        raise UserError.of(
+            "run directory", f"a damaged config.yaml in {run_dir}, without {error}",
+            "the one that the study wrote",
+            "Run the study's command again; it writes the file anew.",
+        ) from error  # fmt: skip
 
 
 def _genome(run: RunFiles, number: int) -> FloatArray:

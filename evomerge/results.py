@@ -14,6 +14,7 @@ from evomerge.estimators.intervals import mean_interval, paired_test
 from evomerge.evaluation import Splits
 from evomerge.front_results import front_results, held_out, objective_values
 from evomerge.journal import read_events, write_atomic
+from evomerge.parents import read_parents
 from evomerge.predictions import has_model, surrogate_results
 from evomerge.proof import BEST, Proof
 from evomerge.recipe.bundle import bundled
@@ -106,7 +107,11 @@ def write_study(setup: Setup, proof: Proof) -> dict[str, Any]:
         write_checkpoint(recipe, setup.merger, folder / "model")
         for name, content in written.items():  # the recipe last: with it, all is there
             write_atomic(folder / name, content)
-    write_atomic(folder / "model" / "README.md", model_card(results, text, files))
+    parents = read_parents(setup.merger, recipe)
+    card = model_card(
+        results, text, files, parents=parents, how=("python -m evomerge merge recipe.yaml OUT",)
+    )
+    write_atomic(folder / "model" / "README.md", card)
     write_atomic(
         setup.run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     )
