@@ -35,7 +35,7 @@ def matter(setup: Setup) -> dict[str, Any]:
             if key.split(".")[0] not in SPLITS:
                 flat[f"{field}.{key}"] = value
         for split in SPLITS:
-            flat[f"{field}.{split}"] = _items_digest(task, split)
+            flat[f"{field}.{split}"] = items_digest(task, split)
     flat["warm_start"] = setup.start.digest
     flat["objectives.order"] = [o.name for o in setup.goals.objectives]
     flat["constraints.order"] = [c.name for c in setup.goals.constraints]
@@ -48,7 +48,7 @@ def task_digests(setup: Setup) -> dict[str, str]:
     digests = {}
     for task, node in zip(setup.tasks, nodes, strict=True):
         settings = {k: v for k, v in _by_content(task, node).items() if k not in SPLITS}
-        items = [_items_digest(task, split) for split in SPLITS]
+        items = [items_digest(task, split) for split in SPLITS]
         text = json.dumps([settings, items], sort_keys=True)
         digests[task.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return digests
@@ -60,7 +60,8 @@ def _by_content(task: Task, node: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**node, **contents()} if contents is not None else node
 
 
-def _items_digest(task: Task, split: str) -> str:
+def items_digest(task: Task, split: str) -> str:
+    """sha256 of the items of a split: prompts, targets and right answers."""
     digest = hashlib.sha256()
     for item in task.items(split):
         row = [item.id, task.prompt(item), item.target, item.gold]

@@ -167,8 +167,10 @@ def is_exact(recipe: Recipe, merger: Merger, base: Model) -> bool:
         default = operators.get("linear").defaults.get("normalize", False)
         if recipe.parameters.get("normalize", default) is not True:
             return False  # weights that do not sum to 1 scale the base, too
-    elif not isinstance(recipe.base, str) or merger.checkpoint(recipe.base).fingerprint != base.fingerprint:
-        return False
+    else:
+        own = isinstance(recipe.base, str) and merger.checkpoint(recipe.base)
+        if not own or own.fingerprint != base.fingerprint:
+            return False
     for source in recipe.sources:
         if not isinstance(source.model, str):
             return False

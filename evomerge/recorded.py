@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from evomerge.checkpoints.merger import Merger
+from evomerge.config import Config as Schema
 from evomerge.controls import CONTROLS, RANDOM_SEARCH
 from evomerge.errors import ConfigError, JournalError, Problem, RecipeError, SourceError, UserError
 from evomerge.markdown import printable
@@ -92,7 +93,7 @@ def read_config(run_dir: Path, text: str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text) if text else None
         if isinstance(config, dict) and isinstance(config.get("models"), dict):
-            return {**config, "run_dir": str(run_dir)}
+            return {**_completed(config), "run_dir": str(run_dir)}
         if text:
             lack = "without 'models'" if isinstance(config, dict) else "which is no mapping"
             found = f"{damaged}, {lack}"
@@ -102,6 +103,16 @@ def read_config(run_dir: Path, text: str) -> dict[str, Any]:
         "run directory", found, "the one that the study wrote",
         "Run the study's command again; it writes the file anew.",
     ) from cause  # fmt: skip
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of an earlier version, with defaults for keys that came later."""
+    out = dict(config)
+    for key, default in asdict(Schema()).items():
+        given = config.get(key, default)
+        both = isinstance(default, dict) and isinstance(given, dict)
+        out[key] = {**default, **given} if both else given
+    return out
 
 
 def open_recorded(run_dir: Path, models: Sequence[str] = ()) -> Recorded:
