@@ -21,7 +21,7 @@ from evomerge.workers import make_executor, plan_workers
 FOLDER = "ledger"
 """The ledger of a study that shares none, in its run directory."""
 
-_MEANING = 1  # raised where the same settings give other answers or scores than before
+_MEANING = 2  # raised where the same settings give other answers or scores than before
 _SPLIT_KEYS = (*SPLITS, "name", "id", "loglik_weight")
 _SPEED_KEYS = ("batch_tokens",)  # of an engine
 _MODEL_FILES = (

@@ -24,6 +24,7 @@ from evomerge.fidelity import check_item_scores, make_evaluation
 from evomerge.objectives import Goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.pool import PoolSettings
+from evomerge.progress import check_log
 from evomerge.proof import BEST
 from evomerge.resources import check_resources, quiet_base
 from evomerge.setup import (
@@ -39,7 +40,8 @@ from evomerge.setup import (
     task_nodes,
 )
 from evomerge.space import SearchSpace
-from evomerge.types import SPLITS, Task
+from evomerge.trackers.choice import make_trackers
+from evomerge.types import SPLITS, Chat, Task
 from evomerge.warm_start import Start, read_start
 
 Tell = Callable[[str], None]
@@ -62,13 +64,22 @@ def check(config: Config, say: Tell | None = None, download: bool = False) -> li
     problems: list[Problem] = []
     if not download:
         problems, config = _without_remote(config, tell)
-    for step in (_models, _names, _tasks, _numbers, _search, check_resources):
+    for step in (_models, _names, _tasks, _numbers, _watched, _search, check_resources):
         try:
             problems.extend(step(config, merger, tell))
         except UserError as error:
             problems.extend(error.problems)
     unique = dict.fromkeys(problems)
     return list(unique)
+
+
+def _watched(config: Config, merger: Merger, tell: Tell) -> list[Problem]:
+    """What follows the study while it runs."""
+    check_log(config["log"])
+    trackers = make_trackers(config)
+    if trackers:
+        tell(f"trackers: {', '.join(trackers)}")
+    return []
 
 
 def remote_models(config: Config) -> dict[str, int]:
@@ -299,10 +310,16 @@ def _lengths(
     longest, split, name = 0, "", ""
     for part in SPLITS:
         items = task.items(part)
-        texts = [task.prompt(i) + (i.gold if scored else "") for i in items]
-        for item, encoding in zip(items, tokenizer.encode_batch(texts), strict=True):
-            if len(encoding.ids) > longest:
-                longest, split, name = len(encoding.ids), part, item.id
+        texts = [(task.prompt(i), i.gold if scored else "") for i in items]
+        try:
+            lengths = _token_counts(texts, tokenizer, base.path)
+        except UserError as error:
+            for problem in error.problems:
+                yield replace(problem, field=problem.field.replace("task", field, 1))
+            return
+        for item, length in zip(items, lengths, strict=True):
+            if length > longest:
+                longest, split, name = length, part, item.id
     if longest >= limit:
         yield Problem(
             "engine.max_model_len",
@@ -310,6 +327,20 @@ def _lengths(
             "room for the longest prompt and an answer",
             "Raise it (up to the model's own limit), or leave long items out.",
         )  # fmt: skip
+
+
+def _token_counts(texts: Sequence[tuple[str, str]], tokenizer: Any, model: Path) -> list[int]:
+    """Tokens of prompts and the answers behind them.
+
+    Raises:
+        UserError: if a chat finds no template in the model's folder.
+    """
+    if any(isinstance(prompt, Chat) for prompt, _ in texts):
+        from evomerge.engines.tokens import Codec
+
+        codec = Codec(model)
+        return [len(codec.joint(prompt, gold)) for prompt, gold in texts]
+    return [len(row.ids) for row in tokenizer.encode_batch([p + gold for p, gold in texts])]
 
 
 def _search(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:

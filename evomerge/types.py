@@ -12,7 +12,29 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 Prompt = str | Sequence[int]
-"""What a model is asked: a text, or its token ids."""
+"""What a model is asked: a text, which may be a `Chat`, or its token ids."""
+
+
+class Chat(str):
+    """A user's turn, which engines put into the tokenizer's own chat template.
+
+    Attributes:
+        system: text of the system's turn before it; empty for none.
+    """
+
+    system: str
+
+    def __new__(cls, user: str, system: str = "") -> Chat:
+        """Makes one of the user's text."""
+        chat = super().__new__(cls, user)
+        chat.system = system
+        return chat
+
+    def turns(self) -> list[dict[str, str]]:
+        """The turns as templates take them: `role` and `content` of each."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": str(self)}]
+
 
 SPLITS = ("search", "validation", "test")
 """The three disjoint splits of a task, in the order in which a study uses them."""
@@ -42,12 +64,24 @@ class Sampling:
     Attributes:
         max_new_tokens: the longest answer, in tokens.
         stop: strings that end an answer; never part of the returned text.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; above, the settings from `top_p` to `min_p` say what is drawn.
+        top_p: keep the likeliest tokens that have this probability together; 1 keeps all.
+        top_k: keep so many of the likeliest tokens; 0 keeps all.
+        min_p: keep tokens of at least this share of the likeliest one's probability; 0 keeps all.
+        repetition_penalty: logits of tokens that stand in the prompt or the answer are divided by
+            it where they are positive and multiplied where negative; 1 changes nothing. It applies
+            to greedy answers, too.
+        seed: of the draws, with the item's place; None takes the study's.
     """
 
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ NAMES = ("auto", "vllm", "transformers")
 
 _COMMON = ("dtype", "max_model_len", "threads", "seed", "batch_tokens")
 
+_OWN = ("kv_cache_gb", "quiet", "trust_remote_code")
+"""Arguments of our vLLM engine, which vLLM itself does not see."""
+
 KEYS = ("name", "dtype", "max_model_len", "batch_tokens", "args")
 """Keys of an engine's configuration."""
 
@@ -54,9 +57,11 @@ def check_engine(spec: Mapping[str, Any]) -> None:
     name = resolve_engine(str(spec.get("name", "auto")))
     arguments = dict(spec.get("args") or {})
     if name == "vllm":
-        from evomerge.engines.vllm_setup import check_version, installed_version
+        from evomerge.engines.vllm_setup import check_arguments, check_version, installed_version
 
         check_version(installed_version())
+        _check(arguments, dict.fromkeys((*_COMMON, "cores")), None)
+        check_arguments(set(arguments) - set(_OWN))
         return
     from evomerge.engines.transformers import TransformersEngine
 

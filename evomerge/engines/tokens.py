@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, SourceError, TaskError
-from evomerge.types import Prompt
+from evomerge.types import Chat, Prompt
 
 
 class Codec:
@@ -57,8 +57,50 @@ class Codec:
         self.max_len: int | None = max_len or limit
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the tokenizer adds."""
-        return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]
+        """Token ids of a prompt, with the special tokens that the tokenizer adds.
+
+        Those of a `Chat` are the template's own, so that none is there twice.
+
+        Raises:
+            ConfigError: if the tokenizer has no chat template, or its template refuses the chat.
+        """
+        return self.joint(text, "")
+
+    def render(self, chat: Chat) -> str:
+        """The text that the tokenizer's chat template makes of a chat, up to the answer.
+
+        Raises:
+            ConfigError: as `encode`.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ConfigError.of(
+                "task.chat_template", "true, and the tokenizer of models.base has no template",
+                "a tokenizer with a chat template",
+                "Use a chat model as models.base, or write the turns into the prompt.",
+            )  # fmt: skip
+        from jinja2 import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
+                chat.turns(), tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise ConfigError.of(
+                "task.chat_template", f"a chat that the template refuses ({_first_line(error)})",
+                "turns that the model's template knows", "Leave task.system out.",
+            ) from error  # fmt: skip
+        return str(text)
+
+    def joint(self, text: str, behind: str) -> list[int]:
+        """Token ids of a prompt and what stands behind it, tokenised together.
+
+        Raises:
+            ConfigError: as `encode`.
+        """
+        chat = isinstance(text, Chat)
+        whole = (self.render(text) if isinstance(text, Chat) else text) + behind
+        found = self.tokenizer(whole, verbose=False, add_special_tokens=not chat)
+        return [int(i) for i in found["input_ids"]]
 
     def prompts(self, texts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts; those that are token ids already stay as they are.
@@ -87,7 +129,7 @@ class Codec:
             TaskError: if nothing is left to score.
             ConfigError: if the pair is longer than the model allows.
         """
-        own, joint = self.encode(context), self.encode(context + continuation)
+        own, joint = self.encode(context), self.joint(context, continuation)
         start = 0
         while start < min(len(own), len(joint)) and own[start] == joint[start]:
             start += 1

@@ -145,13 +145,13 @@ class TransformersEngine:
         ids = self._codec.prompts(prompts)
         rooms = [self._codec.room(len(p), sampling.max_new_tokens) for p in ids]
         answers: list[list[int]] = [[] for _ in ids]
+        seed = self._seed if sampling.seed is None else sampling.seed
         for batch in bucket([len(p) for p in ids], rooms, self._budget):
             found = self._decoder.run(
                 [ids[i] for i in batch],
                 [rooms[i] for i in batch],
-                sampling.stop,
-                sampling.temperature,
-                [seed_of(self._seed, i) for i in batch],
+                sampling,
+                [seed_of(seed, i) for i in batch],
             )
             for i, answer in zip(batch, found, strict=True):
                 answers[i] = answer

