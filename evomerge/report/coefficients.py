@@ -58,15 +58,15 @@ def split_name(name: str) -> tuple[str, str, str] | None:
 
 def group_order(group: str) -> tuple[int, int, str]:
     """Sort key of a layer group: embedding, blocks by number, head, `all`, then any other."""
-    if block := re.fullmatch(r"block\.(\d{1,9})", group):
+    if block := re.fullmatch(r"blocks?\.(\d{1,9})(-\d{1,9})?", group):
         return 1, int(block[1]), ""
     fixed = {"embedding": 0, "head": 2, "all": 3}
     return fixed.get(group, 4), 0, group
 
 
 def group_label(group: str) -> str:
-    """A short name for a column: the number of a block, else the group itself."""
-    return group.removeprefix("block.")
+    """A short name for a column: the number of a block, or of a run of them, else the group."""
+    return group.removeprefix("block.").removeprefix("blocks.")
 
 
 def read_genome(
@@ -118,7 +118,7 @@ def genome_of(dimensions: Sequence[Any], recipe: Recipe) -> list[Any]:
 def _value(setting: Setting | None, group: str) -> Scalar | None:
     if setting is None:
         return None
-    number = group.removeprefix("block.")
+    number = re.sub(r"^blocks?\.(\d+)(-\d+)?$", r"\1", group)
     listed = cases(setting)
     if len(listed) == 1 and listed[0].filter is None:
         return _one(listed[0].value)

@@ -113,17 +113,45 @@ def setting_of(groups: Groups, values: Mapping[str, Scalar]) -> Setting:
     return tuple(sorted(cases, key=lambda case: case.filter is None))
 
 
-def layer_groups(granularity: str, groups: Groups) -> dict[str, tuple[str | None, ...]]:
+def layer_groups(granularity: str | int, groups: Groups) -> dict[str, tuple[str | None, ...]]:
     """The groups of a granularity.
 
+    Args:
+        granularity: layer, global, or how many blocks in a row share their values; the embedding
+            then goes with the first ones, final norm and head with the last.
+        groups: the layer groups in the order of the model.
+
     Raises:
-        ConfigError: for an unknown granularity.
+        ConfigError: for an unknown granularity, or a number that does not divide the blocks.
     """
+    if isinstance(granularity, int) and not isinstance(granularity, bool):
+        return _runs(granularity, groups)
     if granularity not in GRANULARITIES:
         raise ConfigError.of(
-            "space.granularity", repr(granularity), f"one of {', '.join(GRANULARITIES)}",
-            "Correct it.",
+            "space.granularity", repr(granularity),
+            f"one of {', '.join(GRANULARITIES)}, or a number of blocks", "Correct it.",
         )  # fmt: skip
     if granularity == "global":
         return {ALL: (None,)}
     return {group: tuple(patterns) for group, patterns in groups.items()}
+
+
+def _runs(size: int, groups: Groups) -> dict[str, tuple[str | None, ...]]:
+    """Blocks in runs of one size, with what stands before and behind them."""
+    names = list(groups)
+    blocks = [name for name in names if name.startswith("block.")]
+    if size < 1 or not blocks or len(blocks) % size:
+        raise ConfigError.of(
+            "space.granularity", str(size), f"a divisor of the model's {len(blocks)} blocks",
+            "Correct it.",
+        )  # fmt: skip
+    first = names.index(blocks[0])
+    out = {}
+    for start in range(0, len(blocks), size):
+        run = blocks[start : start + size]
+        begin = 0 if start == 0 else first + start
+        end = len(names) if run[-1] == blocks[-1] else first + start + size
+        out[f"blocks.{start}-{start + size - 1}"] = tuple(
+            pattern for name in names[begin:end] for pattern in groups[name]
+        )
+    return out

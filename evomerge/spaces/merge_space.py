@@ -40,7 +40,7 @@ class MergeSpace:
         base: str | None,
         sources: Mapping[str, str],
         groups: Groups,
-        granularity: str = "layer",
+        granularity: str | int = "layer",
         fixed: Mapping[str, Scalar] | None = None,
         dtype: str = "bfloat16",
         seed: int = 0,
@@ -57,7 +57,8 @@ class MergeSpace:
             base: model reference of the base.
             sources: name to model reference.
             groups: layer group to the tensor-name substrings that pick it.
-            granularity: layer (one value per source and group) or global (one per source).
+            granularity: layer (one value per source and group), global (one per source), or how
+                many blocks in a row share their values.
             fixed: operator parameters that do not vary.
             dtype: of the merged tensors.
             seed: of the random masks.

@@ -45,7 +45,7 @@ class OperatorSpace:
         base: str | None,
         sources: Mapping[str, str],
         groups: Groups,
-        granularity: str = "layer",
+        granularity: str | int = "layer",
         start: str | None = None,
         dtype: str = "bfloat16",
         seed: int = 0,
@@ -58,7 +58,8 @@ class OperatorSpace:
             base: model reference of the base.
             sources: name to model reference.
             groups: layer group to the tensor-name substrings that pick it.
-            granularity: layer (an operator per group) or global (one for the whole model).
+            granularity: layer (an operator per group), global (one for the whole model), or how
+                many blocks in a row share one.
             start: the operator that a search begins with; default: the first.
             dtype: of the merged tensors.
             seed: of the random masks.
