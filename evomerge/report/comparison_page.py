@@ -12,12 +12,15 @@ from evomerge.journal import write_atomic
 from evomerge.report.comparison import Comparison, compare
 from evomerge.report.comparison_figures import comparison_charts, group_keys
 from evomerge.report.comparison_text import cells, comparison_csv, gap_text, headings, tested
+from evomerge.report.files import write_figure
 from evomerge.report.marks import Key
 from evomerge.report.numbers import p_value, whole
 from evomerge.report.page import render
 
 PAGE = "comparison.html"
 TABLE = "comparison.csv"
+FIGURES = "comparison"
+"""Name of the folder of the figures."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,13 @@ def write_comparison(
 
 
 def write_compared(comparison: Comparison, out: Path) -> Path:
-    """Writes the page and the table of a comparison into `out`; returns the path of the page."""
+    """Writes page, table and figures of a comparison into `out`; returns the path of the page."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / TABLE, comparison_csv(comparison))
     write_atomic(out / PAGE, render_comparison(comparison))
+    for name, spec in comparison_charts(comparison).items():
+        (out / FIGURES).mkdir(exist_ok=True)
+        write_figure(out / FIGURES / name, spec)
     return out / PAGE
 
 

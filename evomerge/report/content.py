@@ -11,6 +11,7 @@ from typing import Any
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
 from evomerge.report import figures
+from evomerge.report.answers import Answers, read_answers
 from evomerge.report.candidates import (
     FAILED,
     OK,
@@ -25,11 +26,26 @@ from evomerge.report.candidates import (
     thin,
 )
 from evomerge.report.coefficients import Grid, genome_of, read_genome
+from evomerge.report.course import Course, make_course
+from evomerge.report.curves import Curves, curve_chart, curve_keys, make_curves
 from evomerge.report.front import Front, make_front
 from evomerge.report.front_figures import front_charts, keys
-from evomerge.report.marks import Key
+from evomerge.report.items import Items, make_items
+from evomerge.report.marks import Key, series_colour
 from evomerge.report.numbers import duration, percent, whole
-from evomerge.report.objectives import Constraint, read_constraints, read_objectives
+from evomerge.report.objectives import Constraint, Objective, read_constraints, read_objectives
+from evomerge.report.pairs import Against, against_all
+from evomerge.report.parents import (
+    Parents,
+    Stop,
+    parents_of_grids,
+    parents_of_route,
+    route_chart,
+    route_of,
+)
+from evomerge.report.pedigree import Pedigree, read_pedigree
+from evomerge.report.preference import Preferences, make_preferences
+from evomerge.report.provenance import Origin, model_names, origins
 from evomerge.report.reading import Json, RunFiles, count, mapping, number
 from evomerge.report.rows import Row, task_names, task_rows
 from evomerge.report.surrogate import (
@@ -42,6 +58,9 @@ from evomerge.report.verdict import Verdict, progress, verdict
 
 CHART_POINTS = 3000
 """The most candidates that the chart draws; more would only make the page heavy."""
+
+FOLDER = "report"
+"""Where figures and tables go, in the run directory."""
 
 STEP_ROWS = 100
 """The most improvements that the table under the chart lists, the latest ones."""
@@ -107,6 +126,40 @@ class Content:
     constraints: tuple[Constraint, ...] = ()
     predictions: Predictions | None = None
     prediction_keys: list[Key] = field(default_factory=list)
+    against: dict[str, list[Against]] = field(default_factory=dict)
+    preferences: Preferences | None = None
+    parents: Parents | None = None
+    route: list[Stop] = field(default_factory=list)
+    pedigree: Pedigree | None = None
+    course: Course | None = None
+    items: Items | None = None
+    curves: list[Curves] = field(default_factory=list)
+    curve_keys: list[Key] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    export: str = ""
+    objectives: tuple[Objective, ...] = ()
+    genes: list[str] = field(default_factory=list)
+    tasks: Answers = field(default_factory=Answers)
+    records: dict[str, list[CandidateRecord]] = field(default_factory=dict)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's scripts are given."""
+        return {
+            "charts": self.charts,
+            "pick": self.preferences.data if self.preferences else None,
+            "items": self.items.data if self.items else None,
+        }
+
+    @property
+    def route_keys(self) -> list[tuple[str, str, str]]:
+        """Name, colour and shape of each model of the route."""
+        shapes = ("square", "circle", "triangle", "diamond")
+        models = dict.fromkeys(stop.model for stop in self.route)
+        return [
+            (name, series_colour(at), shapes[at % len(shapes)]) for at, name in enumerate(models)
+        ]
 
     @property
     def pair_charts(self) -> list[str]:
@@ -124,10 +177,9 @@ def prepare(run: RunFiles) -> Content:
     history = History(records, steps, failure_counts(records), len(drawn), list(searches)[1:])
     tables = [(task, task_rows(results, task)) for task in task_names(results)]
     grids, others, genome_of = _coefficients(run, records)
-    against = str(mapping(results.get("paired_test")).get("against", ""))
     charts: dict[str, Any] = {
-        f"scores-{place}": figures.score_chart(rows, against)
-        for place, (_, rows) in enumerate(tables, 1)
+        f"scores-{place}": figures.score_chart(rows, _compared_with(results, task))
+        for place, (task, rows) in enumerate(tables, 1)
         if any(row.test.value is not None for row in rows)
     }
     if history.scored or history.failed:
@@ -141,6 +193,21 @@ def prepare(run: RunFiles) -> Content:
     on_front = [p.candidate for p in front.points] if front else []
     predictions = read_predictions(results, objectives, on_front)
     charts |= prediction_charts(predictions) if predictions else {}
+    settings, answers = run.settings, read_answers(run)
+    course, more = make_course(run, settings, searches, objectives)
+    charts |= more
+    recipe = _recipe(run.recipe)
+    route = route_of(recipe, model_names(settings))
+    charts |= {"route": route_chart(route)} if route else {}
+    searched = read_answers(run, "search").tasks
+    folder = run.folder / FOLDER if run.folder is not None else None
+    curves, missing = make_curves(settings, searched, folder)
+    charts |= {
+        f"curve-{at}-{n}": curve_chart(curve)
+        for at, found in enumerate(curves, 1)
+        for n, curve in enumerate(found.curves, 1)
+    }
+    pedigree = read_pedigree(run)
     experiment = str(results.get("experiment") or study.get("experiment") or "study")
     seed = _seed(results, study)
     return Content(
@@ -154,7 +221,7 @@ def prepare(run: RunFiles) -> Content:
         grids=grids,
         others=others,
         genome_of=genome_of,
-        facts=_facts(results, study, tables),
+        facts=_facts(results, study, tables, course),
         versions=_pairs(results.get("versions") or study.get("versions")),
         commands=commands(experiment, seed),
         recipe=run.recipe,
@@ -166,6 +233,26 @@ def prepare(run: RunFiles) -> Content:
         constraints=constraints,
         predictions=predictions,
         prediction_keys=prediction_keys(predictions) if predictions else [],
+        against=against_all(answers),
+        preferences=make_preferences(front, results, records, run.folder),
+        parents=(
+            parents_of_route(route)
+            or (pedigree.parents if pedigree else None)
+            or parents_of_grids(grids)
+        ),
+        route=route,
+        pedigree=pedigree,
+        course=course,
+        items=make_items(answers),
+        curves=curves,
+        curve_keys=curve_keys(curves),
+        origins=origins(run, settings),
+        notes=[*answers.notes, *missing],
+        export=_export(run, results, records),
+        objectives=objectives,
+        genes=[str(mapping(d).get("name", "")) for d in _dimensions(study)],
+        tasks=answers,
+        records=searches,
     )
 
 
@@ -176,14 +263,30 @@ def commands(experiment: str, seed: str) -> list[str]:
     return [" ".join(shlex.quote(part) for part in parts)]
 
 
+def _compared_with(results: Json, task: str) -> str:
+    """The model that the chosen merge was compared with on a task."""
+    own = mapping(mapping(results.get("paired_tests")).get(task))
+    if not own and task in (results.get("objective"), None):
+        own = mapping(results.get("paired_test"))
+    return str(own.get("against", ""))
+
+
+def _export(run: RunFiles, results: Json, records: list[CandidateRecord]) -> str:
+    """The command that writes the chosen merge as a checkpoint; empty if it has no number."""
+    best = mapping(mapping(results.get("models")).get(str(results.get("best"))))
+    record = find_best(records, str(best.get("digest") or "")) if results else None
+    if record is None or run.folder is None:
+        return ""
+    return f"python -m evomerge export {shlex.quote(str(run.folder))} {record.id} OUT"
+
+
 def _coefficients(
     run: RunFiles, records: list[CandidateRecord]
 ) -> tuple[list[Grid], list[tuple[str, str]], str]:
     """The grids of the chosen merge, or of the best candidate while none is chosen."""
     results = run.results or {}
     best = mapping(mapping(results.get("models")).get(str(results.get("best"))))
-    dimensions = mapping(run.study.get("space")).get("dimensions")
-    space = dimensions if isinstance(dimensions, list) else []
+    space = _dimensions(run.study)
     if results:
         record = find_best(records, str(best.get("digest") or "unknown"))
         if record is not None:
@@ -196,6 +299,11 @@ def _coefficients(
         return [], [], ""
     what = f"the candidate with the best search fitness so far (candidate {record.id})"
     return *read_genome(space, record.genome), what
+
+
+def _dimensions(study: Json) -> list[Any]:
+    dimensions = mapping(study.get("space")).get("dimensions")
+    return dimensions if isinstance(dimensions, list) else []
 
 
 def _recipe(text: str) -> Recipe | None:
@@ -224,7 +332,7 @@ def _measures(events: list[Json]) -> list[tuple[str, str, str, str, str, str]]:
 
 
 def _facts(
-    results: Json, study: Json, tables: list[tuple[str, list[Row]]]
+    results: Json, study: Json, tables: list[tuple[str, list[Row]]], course: Course
 ) -> list[tuple[str, str]]:
     cost = mapping(results.get("cost"))
     space = mapping(study.get("space"))
@@ -240,8 +348,12 @@ def _facts(
         ("of them stopped early by the race", whole(count(cost.get("stopped")))),
         ("Item evaluations", whole(count(cost.get("item_evaluations")))),
         ("of them answered by a model", whole(count(cost.get("answered")))),
-        ("Wall-clock time", duration(number(cost.get("seconds")))),
+        ("Tokens generated", _tokens(course)),
+        ("GPU hours", course.gpu_hours if course.use.busy else ""),
+        ("Wall-clock time of the search", duration(number(cost.get("seconds")))),
         ("Overhead a candidate", f"{overhead:.1f} ms" if overhead is not None else ""),
+        ("Seed", _seed(results, study)),
+        ("Optimiser", str(study.get("optimizer") or results.get("optimizer") or "")),
         ("Search space", str(space.get("name", ""))),
         ("Dimensions", whole(len(dimensions)) if isinstance(dimensions, list) else ""),
         *((f"{name} split", _items(sizes, name.lower())) for name in ("Search", "Validation")),
@@ -252,6 +364,12 @@ def _facts(
         ),
     ]
     return [(name, value) for name, value in facts if value.strip() and value != whole(None)]
+
+
+def _tokens(course: Course) -> str:
+    if course.tokens is None:
+        return ""
+    return f"{'about ' if course.estimated else ''}{whole(int(course.tokens))}"
 
 
 def _items(sizes: Json, split: str) -> str:

@@ -16,8 +16,17 @@ from evomerge.report.quality import Box
 PAIRED = 4
 """The most objectives of which every pair gets a chart."""
 
+CLOSE = 0.04
+"""Names whose symbols are nearer than this share of the axes are written as one."""
+
 WITH_INTERVALS = 30
 """The most points whose intervals are drawn; of more, only the chosen merge's."""
+
+PICK = "#e0418f"
+"""The colour of what the sliders pick."""
+
+SHOWN: Spec = {"field": "shown", "type": "quantitative", "scale": None, "legend": None}
+"""The opacity of what the sliders pick; 0 where they pick nothing, as scales need a point."""
 
 KEYS = {
     "candidate": Key("candidate, on search items", "circle", COLOURS[2]),
@@ -29,6 +38,7 @@ KEYS = {
     "source": Key("source, on held-out items", "square", COLOURS[2]),
     "control": Key("control, on held-out items", "triangle", COLOURS[4]),
 }
+RING = Key("what your preference picks", "circle", PICK, filled=False)
 SIZES = {"candidate": 28, "front": 46, "infeasible": 40, "held-out": 95, "broken": 80}
 
 
@@ -50,7 +60,7 @@ def front_charts(front: Front, constraints: Sequence[Constraint]) -> dict[str, S
 
 def keys(front: Front) -> list[Key]:
     """What the symbols of `front` mean, of those that occur."""
-    return [KEYS[kind] for kind, rows in _rows(front).items() if rows]
+    return [*(KEYS[kind] for kind, rows in _rows(front).items() if rows), RING]
 
 
 def pair_chart(front: Front, constraints: Sequence[Constraint], i: int, j: int) -> Spec:
@@ -83,6 +93,11 @@ def pair_chart(front: Front, constraints: Sequence[Constraint], i: int, j: int) 
         encoding = {"x": x, "y": y, "tooltip": tips}
         data = [{k: v for k, v in row.items() if k != "all"} for row in values]
         layers += [{"data": {"values": data}, "mark": mark, "encoding": encoding}] if data else []
+    layers.append({
+        "data": {"name": "pick", "values": [_hidden(front, {"x": i, "y": j})]},
+        "mark": {"type": "point", "filled": False, "size": 420, "strokeWidth": 3, "color": PICK},
+        "encoding": {"x": x, "y": y, "opacity": SHOWN},
+    })  # fmt: skip
     layers += [*_names(front, i, j, x, y), *titles(first.title, second.title)]
     return plot(layers, 380 if len(front.objectives) == 2 else 260)
 
@@ -137,6 +152,12 @@ def parallel_chart(front: Front) -> Spec:
                  "encoding": encoding},
             ],
         })  # fmt: skip
+    layers.append({
+        "data": {"name": "pick", "values": [{"place": 0, "height": 0, "line": 0, "shown": 0}]},
+        "mark": {"type": "line", "color": PICK, "strokeWidth": 5},
+        "encoding": {"x": x, "y": y, "opacity": SHOWN,
+                     "detail": {"field": "line", "type": "nominal"}},
+    })  # fmt: skip
     text = {"type": "text", "style": "axis-text", "limit": {"expr": f"width / {len(axes)} - 4"}}
     for field, at, baseline in (
         ("name", -24, "bottom"), ("best", -8, "bottom"), ("worst", {"expr": "height + 8"}, "top"),
@@ -191,11 +212,13 @@ def _rows(front: Front) -> dict[str, list[Spec]]:
     rows: dict[str, list[Spec]] = {kind: [] for kind in KEYS}
     for dot in front.dots:
         kind = "infeasible" if not dot.feasible else "front" if dot.best else "candidate"
-        rows[kind].append(_row(f"candidate {whole(dot.id)}", dot.values, front.objectives, kind))
+        row = _row(f"candidate {whole(dot.id)}", dot.values, front.objectives, kind)
+        rows[kind].append(row | {"candidate": dot.id})
     for point in front.points:
         if point.test is not None:
             kind = "chosen merge" if point.chosen else "broken" if point.violation else "held-out"
-            rows[kind].append(_row(point.name, point.test, front.objectives, kind, point))
+            row = _row(point.name, point.test, front.objectives, kind, point)
+            rows[kind].append(row | {"candidate": point.candidate})
     listed = any(point.chosen and point.test is not None for point in front.points)
     for model in front.models:
         kind = model.role if model.role in KEYS else "control"
@@ -223,6 +246,13 @@ def _row(
     return row
 
 
+def _hidden(front: Front, places: dict[str, int]) -> Spec:
+    """A row of the chart that is not to be seen, at a point that is drawn anyway."""
+    known = [d.values for d in front.dots] + [p.test for p in front.points if p.test is not None]
+    known += [m.test for m in front.models if None not in m.test]  # type: ignore[misc]
+    return {"shown": 0, **{side: known[0][at] for side, at in places.items()}} if known else {}
+
+
 def _names(front: Front, i: int, j: int, x: Spec, y: Spec) -> list[Spec]:
     """The names of sources, the chosen merge and the knee beside their symbols."""
     named: list[tuple[str, Sequence[float | None]]] = [
@@ -232,16 +262,30 @@ def _names(front: Front, i: int, j: int, x: Spec, y: Spec) -> list[Spec]:
         if point.test is not None and (point.chosen or point.knee):
             label = ["chosen"] if point.chosen else []
             named.append((" and ".join([*label, *(["knee"] if point.knee else [])]), point.test))
-    data = [
-        {"text": name, "x": values[i], "y": values[j]}
-        for name, values in named
-        if values[i] is not None and values[j] is not None
-    ]
+    drawn = [row for rows in _rows(front).values() for row in (r["all"] for r in rows)]
+    spans = [_span([row[place] for row in drawn if row[place] is not None]) for place in (i, j)]
+    data: list[Spec] = []
+    for name, values in named:
+        x_at, y_at = values[i], values[j]
+        if x_at is None or y_at is None:
+            continue
+        near = (
+            row for row in data
+            if abs(row["x"] - x_at) <= CLOSE * spans[0] and abs(row["y"] - y_at) <= CLOSE * spans[1]
+        )  # fmt: skip
+        if (row := next(near, None)) is not None:
+            row["text"] += f", {name}"
+        else:
+            data.append({"text": name, "x": x_at, "y": y_at})
     mark = {"type": "text", "style": "label", "align": "left", "baseline": "bottom", "dx": 8,
             "dy": -4, "limit": 130}  # fmt: skip
     layer = _layer(data, mark, x, y)
     layer["encoding"]["text"] = {"field": "text", "type": "nominal"}
     return [layer] if data else []
+
+
+def _span(values: Sequence[float]) -> float:
+    return max(values) - min(values) if values else 0.0
 
 
 def _stair(front: Front, x: Spec, y: Spec) -> list[Spec]:

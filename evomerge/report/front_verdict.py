@@ -39,6 +39,7 @@ def front_verdict(
         *_front(results, objectives, every),
         *constraint_sentences(constraints),
         *_sources(objectives, models, chosen),
+        *_optimism(objectives, point),
         _dominating(objectives, models, chosen),
         *_paired(results),
     ]
@@ -102,6 +103,22 @@ def _front(results: Json, objectives: Sequence[Objective], every: Sequence[Point
         f"search items; {whole(best)} of them stay non-dominated on the held-out items"
     )
     return [text + (f" and {whole(broken)} break a constraint there." if broken else ".")]
+
+
+def _optimism(objectives: Sequence[Objective], point: Point | None) -> list[str]:
+    """The optimism gap of each objective: how much better the search items made the merge look."""
+    if point is None or point.test is None or point.search is None:
+        return []
+    parts = []
+    for objective, found, tested in zip(objectives, point.search, point.test, strict=True):
+        gap = found - tested
+        side = "the same" if gap == 0 else "better" if objective.better(found, tested) else "worse"
+        size = "" if gap == 0 else f"{objective.show(abs(gap))} "
+        parts.append(f"{objective.name} {size}{side}")
+    return [
+        "Optimism gap, search items minus held-out items: on the search items it looked "
+        f"{listed(parts)}. Better is expected there, because the search chose it on those items."
+    ]
 
 
 def _sources(objectives: Sequence[Objective], models: Sequence[Model], chosen: Model) -> list[str]:

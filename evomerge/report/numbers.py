@@ -43,6 +43,11 @@ def p_value(p: float | None) -> str:
     return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.3f}"
 
 
+def p_number(p: float) -> str:
+    """A p-value in a column of its own: "0.012", "< 0.001"."""
+    return p_value(p).removeprefix("p ").removeprefix("= ")
+
+
 def whole(value: int | None) -> str:
     """A count with thousands separated: "12,000"."""
     return NONE if value is None else f"{value:,}"

@@ -19,13 +19,20 @@ from typing import Any
 from evomerge.journal import write_atomic
 from evomerge.report.content import Content, prepare
 from evomerge.report.figures import theme
+from evomerge.report.files import write_files
 from evomerge.report.reading import read_run
 
 PAGE = "report.html"
+SCRIPTS = ("page.js", "preference.js", "items.js")
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, files: bool = False) -> Path:
     """Writes `report.html` into a run directory and returns its path.
+
+    Args:
+        run_dir: of the study.
+        files: whether figures (PNG, SVG) and tables (CSV) go into `RUN/report`, too; that takes
+            longer than the page.
 
     Works at any time of a study: before `results.json` exists the page holds what the journal
     knows and says so. The file is replaced in one step.
@@ -35,7 +42,10 @@ def write_report(run_dir: Path) -> Path:
         EvomergeError: the disk is full or fails.
     """
     page = Path(run_dir) / PAGE
-    write_atomic(page, render_page(prepare(read_run(page.parent))))
+    content = prepare(read_run(page.parent))
+    write_atomic(page, render_page(content))
+    if files:
+        write_files(content, page.parent)
     return page
 
 
@@ -59,8 +69,12 @@ def render(template: str, content: Any, charts: dict[str, Any]) -> str:
         loader=jinja2.FunctionLoader(_asset),
     )
     environment.globals["fmt"] = numbers
+    environment.filters["trusted"] = (
+        Markup  # of pictures whose texts were escaped as they were drawn
+    )
     environment.filters["script_json"] = lambda value: Markup(script_json(value))
-    style, code = _asset("page.css"), _asset("page.js")
+    style = _asset("page.css")
+    code = "\n".join(map(_asset, SCRIPTS))
     scripts = [_bundle(), code] if charts else [code]
     return environment.get_template(template).render(
         content=content,

@@ -23,12 +23,24 @@ class RunFiles:
         events: the journal's events, in order.
         recipe: `best/recipe.yaml`, empty if there is none yet.
         config: `config.yaml`, empty if there is none.
+        folder: the run directory; None where the files did not come from one.
     """
 
     results: Json | None
     events: list[Json] = field(default_factory=list)
     recipe: str = ""
     config: str = ""
+    folder: Path | None = None
+
+    @property
+    def settings(self) -> Json:
+        """The config as plain values; empty if there is none or it is damaged."""
+        import yaml
+
+        try:
+            return mapping(yaml.load(self.config, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        except yaml.YAMLError:
+            return {}
 
     @property
     def study(self) -> Json:
@@ -79,6 +91,7 @@ def read_run(run_dir: Path) -> RunFiles:
         events=read_events(run_dir) if journal.is_file() else [],
         recipe=_read_text(run_dir / "best" / "recipe.yaml"),
         config=_read_text(run_dir / "config.yaml"),
+        folder=run_dir,
     )
 
 

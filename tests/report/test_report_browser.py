@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import answer_runs as answers
 import front_runs as fronts
 import pytest
 import report_runs as runs
@@ -67,7 +68,7 @@ def test_page_is_quiet_and_draws_its_charts(
     noises: list[str] = []
     tab = opened(browser, pages[name], noises, width)
     wanted = tab.locator("[data-chart]").count()
-    assert wanted == {"running": 3, "deep": 5}.get(name, 4)
+    assert wanted == {"running": 6, "deep": 8}.get(name, 7)
     assert tab.locator("[data-chart] svg").count() == wanted
     tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -123,7 +124,7 @@ def test_copy_button_and_keyboard(browser: Any, pages: dict[str, Path]) -> None:
     assert noises == []
 
 
-CHARTS = {"two": 4, "three": 7, "searching": 3, "fronts": 5, "evil-fronts": 5, "scores": 2}
+CHARTS = {"two": 5, "three": 8, "searching": 4, "fronts": 5, "evil-fronts": 5, "scores": 2}
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,109 @@ def test_a_table_sorts_by_value(browser: Any, front_pages: dict[str, Path]) -> N
     assert heading.get_attribute("aria-sort") is None
     tab.close()
     assert noises == []
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run whose answers try to run scripts."""
+    run = runs.finished_run(tmp_path_factory.mktemp("answered"))
+    answers.add_answers(run, items=45, text=answers.EVIL, tasks=("jp_math", "en_math"))
+    return write_report(run)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
+def test_answers_are_searched_and_stay_text(
+    browser: Any, answered: Path, width: int, scheme: str
+) -> None:
+    noises: list[str] = []
+    tab = opened(browser, answered, noises, width, color_scheme=scheme)
+    cards, found = tab.locator("#answer-list > li"), tab.locator("#found")
+    assert found.inner_text() == "45 of 45 items"
+    assert cards.count() == 10
+    assert answers.EVIL.split("\u2028")[0] in cards.first.inner_text()
+    assert tab.locator("#browser script, #browser img").count() == 0
+    tab.get_by_label("Search", exact=False).last.fill("says 17")
+    assert found.inner_text() == "1 of 45 items"
+    assert "evolved merge says 17" in cards.first.inner_text()
+    tab.get_by_label("Search", exact=False).last.fill("nothing like this")
+    assert (found.inner_text(), cards.count()) == ("0 of 45 items", 0)
+    tab.get_by_label("Search", exact=False).last.fill("")
+    tab.get_by_label("Show").select_option("forgotten")
+    told = tab.locator(".tile.down strong").first.inner_text()
+    assert found.inner_text() == f"{told} of 45 items"
+    for card in cards.all():
+        assert "wrong" in card.locator(".answer").first.inner_text()
+    tab.get_by_label("Show").select_option("")
+    tab.locator("#later").press("Enter")
+    assert tab.locator("#page-number").inner_text() == "Page 2 of 5"
+    assert "item-010" in cards.first.inner_text()
+    tab.get_by_label("Task").select_option("1")
+    assert tab.locator("#page-number").inner_text() == "Page 1 of 5"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.close()
+    assert noises == []
+
+
+ACCESS = """() => {
+  const found = [];
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map((h) => Number(h.tagName[1]));
+  levels.forEach((level, n) => { if (n && level > levels[n - 1] + 1) found.push(`heading ${n}`); });
+  for (const node of document.querySelectorAll("input, select")) {
+    if (!node.labels?.length && !node.getAttribute("aria-label")) found.push(node.outerHTML);
+  }
+  for (const table of document.querySelectorAll("main table")) {
+    if (!table.caption) found.push("no caption");
+    for (const cell of table.querySelectorAll("th")) if (!cell.scope) found.push("no scope");
+  }
+  for (const chart of document.querySelectorAll("[data-chart]")) {
+    if ((chart.getAttribute("aria-label") ?? "").length < 20) found.push(chart.dataset.chart);
+  }
+  for (const tag of ["main", "header", "footer", "nav"]) {
+    if (document.querySelectorAll(tag).length !== 1) found.push(tag);
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
+  if (new Set(ids).size !== ids.length) found.push("an id twice");
+  for (const node of document.querySelectorAll("[aria-labelledby]")) {
+    if (!document.getElementById(node.getAttribute("aria-labelledby"))) found.push(node.tagName);
+  }
+  return found;
+}"""
+
+
+def test_structure_is_accessible(
+    browser: Any, answered: Path, front_pages: dict[str, Path], pages: dict[str, Path]
+) -> None:
+    for page in (answered, front_pages["three"], pages["running"]):
+        noises: list[str] = []
+        tab = opened(browser, page, noises)
+        assert tab.evaluate(ACCESS) == []
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.className") == "skip"
+        outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid"
+        tab.close()
+        assert noises == []
+
+
+def test_text_has_contrast(browser: Any, answered: Path) -> None:
+    """WCAG's contrast of 4.5 for text on cards, in both schemes."""
+    for scheme in ("light", "dark"):
+        tab = opened(browser, answered, [], color_scheme=scheme)
+        names = ("--text", "--muted", "--accent", "--good", "--warn", "--bad")
+        colours = tab.evaluate(
+            """(names) => { const style = getComputedStyle(document.documentElement);
+            return [...names, "--card"].map((name) => style.getPropertyValue(name).trim()); }""",
+            names,
+        )
+        card = luminance(colours[-1])
+        for name, colour in zip(names, colours[:-1], strict=True):
+            light, dark = sorted((luminance(colour), card), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, name)
+        tab.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb` (WCAG 2)."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -231,4 +231,5 @@ def test_a_recipe_that_cannot_be_read_shows_no_coefficients(tmp_path: Path) -> N
 def test_chart_data_is_strict_json(tmp_path: Path) -> None:
     content = prepare(read_run(runs.finished_run(tmp_path)))
     assert json.dumps(content.charts, allow_nan=False)
-    assert set(content.charts) == {"scores-1", "history", "grid-1", "grid-2"}
+    wanted = {"scores-1", "history", "grid-1", "grid-2", "diversity", "importance-1", "phases"}
+    assert set(content.charts) == wanted

@@ -1,10 +1,13 @@
 "use strict";
 (() => {
-  const { charts, themes } = JSON.parse(document.getElementById("chart-data").textContent);
+  const data = JSON.parse(document.getElementById("chart-data").textContent);
+  const { charts, themes } = data;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const refuse = () => Promise.reject(new Error("This page loads nothing."));
   const loader = { load: refuse, sanitize: refuse, http: refuse, file: refuse };
+  const MANY = 700; // points from which on a chart is drawn on a canvas, to scroll smoothly
   const views = [];
+  const page = window.evomergePage = { data, views: new Map(), listeners: [] };
 
   function config(box) {
     const chosen = structuredClone(dark.matches ? themes.dark : themes.light);
@@ -12,13 +15,21 @@
     return chosen;
   }
 
+  function points(spec) {
+    const own = spec.data?.values?.length ?? 0;
+    return (spec.layer ?? []).reduce((sum, layer) => sum + points(layer), own);
+  }
+
   async function draw(box) {
+    const spec = charts[box.dataset.chart];
     try {
-      const result = await window.vegaEmbed(box, charts[box.dataset.chart], {
-        mode: "vega-lite", ast: true, actions: false, renderer: "svg", defaultStyle: false,
+      const result = await window.vegaEmbed(box, spec, {
+        mode: "vega-lite", ast: true, actions: false, defaultStyle: false,
+        renderer: points(spec) > MANY ? "canvas" : "svg",
         config: config(box), loader, tooltip: { disableDefaultStyle: true, theme: "page" },
       });
       views.push(result);
+      page.views.set(box.dataset.chart, result.view);
     } catch (error) {
       console.error(error);
       box.textContent = "This chart could not be drawn; the table has its values.";
@@ -28,6 +39,7 @@
   async function drawAll() {
     while (views.length) views.pop().finalize();
     for (const box of document.querySelectorAll("[data-chart]")) await draw(box);
+    for (const listener of page.listeners) listener();
     document.documentElement.dataset.charts = "drawn";
   }
 
