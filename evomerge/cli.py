@@ -76,6 +76,7 @@ keys that most studies set (all of them: python -m evomerge +experiment=NAME --c
   +task@tasks.NAME=TASK  +objectives.NAME.task=TASK  scalarize=weighted_sum
   +constraints.NAME={{task: TASK, at_least: best source, margin: 0.02}}
   estimator.items=30  estimator.responses=FILE_OR_RUN  recheck.every=60  ledger=DIR
+  trackers=[tensorboard,optuna,mlflow,wandb]  log=json
   warm_start.run=DIR  'warm_start.recipes=[FILE.yaml]'  pool.prune=true
   models.base=PATH  models.sources.NAME=PATH  task.search.path=FILE  task.test.path=FILE
   (a key that the YAML does not hold yet takes a plus: +models.sources.NEW=PATH)
@@ -153,12 +154,14 @@ def _study(config: dict[str, Any]) -> int:
 
     with Progress(log=config["log"]) as progress:
         progress.say(f"checking {config['experiment']}")
+        progress.start("checking", 0, None)
         problems = check(config, progress.say)
         if not problems and remote_models(config):
             progress.say("downloading the models")
             problems = check(config, progress.say, download=True)
         if problems:
             raise UserError(problems)
+        progress.stop()
         results = run_study(make_setup(prepared(config, progress)), progress)
     from rich.console import Console
 

@@ -209,7 +209,7 @@ class Config:
     finalists: int = 8
     ledger: str | None = None
     log: str = "auto"
-    trackers: Any = field(default_factory=dict)
+    trackers: Any = None
     trust_remote_code: bool = False
 
 

@@ -121,7 +121,8 @@ class Progress:
         """So many workers are there; None when they are gone."""
         with self._lock:
             self._workers = workers
-            self._jobs.clear()
+            if workers is None:
+                self._jobs.clear()
 
     def began(self, job: int) -> None:
         """A job was handed to a worker."""

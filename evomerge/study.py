@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from evomerge.objectives import Goals, measure
 from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
 from evomerge.proof import Proof, prove
+from evomerge.questions import write_questions
 from evomerge.report import write_report
 from evomerge.results import write_study
 from evomerge.search import Search
@@ -35,6 +37,9 @@ from evomerge.setup import (
 )
 from evomerge.soups import SoupSpace
 from evomerge.space import SearchSpace
+from evomerge.trackers.choice import make_trackers
+from evomerge.trackers.feed import Feed
+from evomerge.trackers.story import Story
 from evomerge.trials import Limits
 from evomerge.types import FloatArray
 from evomerge.versions import versions
@@ -46,7 +51,8 @@ _LARGEST = 4 << 30  # bytes of a base whose Fisher information is worth its memo
 def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
     """Runs a study from start to end, or continues one that was interrupted.
 
-    Leaves `best/`, `results.json` and `report.html` in the run directory.
+    Leaves `best/`, `results.json`, `report.html` and, in `report/`, its figures and tables in the
+    run directory.
 
     Returns:
         The results, as in `results.json`.
@@ -56,20 +62,28 @@ def run_study(setup: Setup, progress: Progress) -> dict[str, Any]:
         EngineError: if no engine can start.
         EvomergeError: if nothing could be evaluated or the disk fails.
     """
-    with locked(setup.run_dir):
+    story = Story(setup.run_dir, setup.config)
+    feed = Feed(make_trackers(setup.config), story, progress.say)
+    with locked(setup.run_dir), contextlib.closing(feed):
         journal = Journal(setup.run_dir)
         executor = LazyExecutor(lambda: answering_executor(setup, progress.say, progress))
         journal.listeners.append(progress.hear)
         try:
+            progress.start("starting the engines", 0, None)
             _begin(setup, journal, executor, progress)
+            progress.stop()
+            feed.hear_all(journal.events)
+            journal.listeners.append(feed.hear)
             proof = _run(setup, journal, executor, progress)
         finally:
             executor.close()
+        progress.start("writing the merge and the report", 0, None)
         results = write_study(setup, proof)
-        write_report(setup.run_dir)
+        write_report(setup.run_dir, files=True)
         best = results["models"][results["best"]]["digest"]
         if journal.events[-1].get("best") != best:
             journal.append("end", best=best)
+        progress.stop()
         return results
 
 
@@ -221,6 +235,7 @@ def _begin(setup: Setup, journal: Journal, executor: LazyExecutor, progress: Pro
         progress.say(f"resuming {journal.run_dir}: {results} results are there already")
     config = yaml.safe_dump(dict(setup.config), sort_keys=False, allow_unicode=True)
     write_atomic(journal.run_dir / "config.yaml", config)
+    write_questions(journal.run_dir, setup.tasks)
     if results:
         return
     journal.clear()  # a study that never had a result may begin with another config

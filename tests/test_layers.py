@@ -17,7 +17,7 @@ RANKS = [
     ["build", "progress", "recipe", "journal", "kernels", "domain"],
     ["ledger", "questions"],
     ["operators", "pieces", "pareto", "objectives", "mating", "irt"],
-    ["spaces", "checkpoints", "soups", "vectors", "lineage"],
+    ["spaces", "trackers", "checkpoints", "soups", "vectors", "lineage"],
     ["engines", "estimators", "optimizers", "tasks", "pool_geometry", "space", "lineage_figure"],
     ["report"],
     ["executors", "fisher", "testing", "warm_start", "pool_relevance", "digits", "route_checks"],

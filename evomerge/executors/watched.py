@@ -27,8 +27,12 @@ class WatchedExecutor:
     def __init__(self, executor: Executor, watcher: Watcher) -> None:
         self._executor = executor
         self._watcher = watcher
-        self.workers = executor.workers
-        watcher.employ(self.workers)
+        watcher.employ(executor.workers)
+
+    @property
+    def workers(self) -> int:
+        """How many there are now."""
+        return self._executor.workers
 
     def submit(self, job: Job) -> None:
         """Queues a job."""
@@ -42,6 +46,7 @@ class WatchedExecutor:
             RuntimeError: if nothing was submitted.
         """
         outcome = self._executor.next()
+        self._watcher.employ(self.workers)
         parts = outcome.scores or ()
         items = sum(len(part) for part in parts)
         tokens = sum(int(part.tokens.sum()) for part in parts)

@@ -38,8 +38,8 @@ class LineView:
 
     def end(self, state: State) -> None:
         """Prints where the phase ended, unless that line is there."""
-        if state.done != self._shown and state.total != 0:
-            self.message(text.progress(state))
+        if state.done != self._shown and text.counted(state):
+            self.message(text.progress(state, ended=True))
 
     def failure(self, failure: Failure) -> None:
         """Prints what failed and why, the first time that it fails for that reason."""

@@ -62,10 +62,9 @@ class TerminalView:
 
     def end(self, state: State) -> None:
         """Leaves a line that says where the phase ended."""
-        if state.total == 0:
+        if not text.counted(state):
             return
-        line = text.progress(state)
-        self.message(f"{line}, {text.clock(state.elapsed)}" if state.elapsed >= 1 else line)
+        self.message(text.progress(state, ended=True))
 
     def failure(self, failure: Failure) -> None:
         """Leaves it to the next redraw."""
@@ -121,7 +120,7 @@ def panel(state: State, width: int, ascii_only: bool = False) -> Iterator[Text]:
 def _heading(state: State, width: int, ascii_only: bool) -> Text:
     from rich.text import Text
 
-    line = Text(no_wrap=True, overflow="ellipsis", end="")
+    line = Text(no_wrap=True, overflow="ellipsis")
     line.append(text.clean(state.phase, max(12, width // 2)), "bold")
     time = text.clock(state.elapsed)
     if state.total:
@@ -195,7 +194,7 @@ def _few(parts: Iterable[str], width: int) -> list[str]:
 def _line(label: str, said: str, width: int, style: str = "") -> Text:
     from rich.text import Text
 
-    line = Text(no_wrap=True, overflow="ellipsis", end="")
+    line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{label:{_LABEL}}", "dim").append(said, style)
     line.truncate(width, overflow="ellipsis")
     return line

@@ -64,7 +64,7 @@ def counts(search: Searching) -> list[str]:
     return [f"{number} {name}" for number, name in found if number]
 
 
-def progress(state: State) -> str:
+def progress(state: State, ended: bool = False) -> str:
     """A phase on one line of a log."""
     search = state.search
     parts = []
@@ -77,9 +77,16 @@ def progress(state: State) -> str:
         parts.append(f"{rate(60 * state.rates.candidates)} candidates/min")
     elif state.unit not in ("candidates", "models"):
         parts.append(state.unit)
-    if state.left is not None and state.done != state.total:
+    if ended and state.elapsed >= 1:
+        parts.append(f"in {clock(state.elapsed)}")
+    elif state.left is not None and state.done != state.total:
         parts.append(f"{clock(state.left)} left")
     if search:
         parts.extend(counts(search))
     note = f" ({', '.join(parts)})" if parts else ""
     return f"{clean(state.phase)}: {state.done}/{state.total or '?'}{note}"
+
+
+def counted(state: State) -> bool:
+    """Whether a phase has something to say at its end."""
+    return state.total != 0 and (state.total is not None or state.search is not None)
