@@ -138,4 +138,7 @@ def _first(search: Search, found: Sequence[Fitness]) -> int:
     values = np.array([found[i].values for i in feasible])
     if not search.goals.pareto:
         return feasible[int(values[:, 0].argmax())]
-    return feasible[int(preference(values, weights(search)).argmax())]
+    # Few finalists may lie close together in one objective: the whole front gives the scale.
+    among = [t.fitness.values for t in front(search.trials) if t.fitness is not None]
+    scale = np.array([*among, *values.tolist()])
+    return feasible[int(preference(values, weights(search), scale).argmax())]

@@ -37,14 +37,20 @@ def hypervolume(values: FloatArray, reference: FloatArray) -> float:
     return float(moocore.hypervolume(above, ref=reference, maximise=True)) if len(above) else 0.0
 
 
-def normalised(values: FloatArray) -> FloatArray:
-    """Each column of an `m x k` array from its worst (0) to its best (1); 1 where all agree."""
-    low, high = values.min(axis=0), values.max(axis=0)
+def normalised(values: FloatArray, among: FloatArray | None = None) -> FloatArray:
+    """Each column of an `m x k` array from its worst (0) to its best (1); 1 where all agree.
+
+    Worst and best are those of `among`, a `p x k` array, or by default of the values themselves.
+    """
+    among = values if among is None else among
+    low, high = among.min(axis=0), among.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     return np.asarray(np.where(high > low, (values - low) / span, 1.0), dtype=np.float64)
 
 
-def preference(values: FloatArray, weights: FloatArray) -> FloatArray:
+def preference(
+    values: FloatArray, weights: FloatArray, among: FloatArray | None = None
+) -> FloatArray:
     """How good each row is for one who weighs the columns so; higher is better, an `m` array.
 
     Augmented achievement scalarizing function (Wierzbicki 1980) on normalised columns: the
@@ -53,8 +59,9 @@ def preference(values: FloatArray, weights: FloatArray) -> FloatArray:
     Args:
         values: `m x k`, to be maximised.
         weights: `k`, at least 0; they are divided by their sum.
+        among: `p x k`, whose worst and best give the columns their scale; None: `values`.
     """
-    short = (1.0 - normalised(values)) * (weights / weights.sum())
+    short = (1.0 - normalised(values, among)) * (weights / weights.sum())
     return np.asarray(-short.max(axis=1) - _AUGMENTATION * short.sum(axis=1), dtype=np.float64)
 
 

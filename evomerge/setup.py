@@ -341,10 +341,12 @@ def check_candidates(optimizer: Optimizer, budget: int | None, start: Start) -> 
     Raises:
         ConfigError: for fewer.
     """
+    # The optimiser here is for checks alone; the study makes its own.
     if budget is None or not isinstance(optimizer, Demanding):
         return
-    learnt = len(start.observations) if optimizer.learns() else 0
-    least = optimizer.least_candidates() - learnt
+    if start.observations and optimizer.learns():
+        optimizer.learn(start.observations)  # clustered results can tell less than a design
+    least = optimizer.least_candidates()
     if budget < least:
         reason, remedy = optimizer.least_reason()
         raise ConfigError.of(

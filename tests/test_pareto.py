@@ -55,6 +55,15 @@ def test_preference_takes_the_balanced_point_and_follows_the_weights():
     assert preference(table, np.array([0.0, 1.0])).argmax() == 2
 
 
+def test_a_preference_keeps_the_scale_of_the_whole_front():
+    """Of two rows that hardly differ in one column, that column does not decide."""
+    front = np.array([[1.0, 0.0], [0.0, 1.0]])
+    close = np.array([[0.50, 0.80], [0.51, 0.40]])
+    weights = np.array([1.0, 1.0])
+    assert preference(close, weights).tolist() == pytest.approx([-0.525, -0.525])  # as bad
+    assert preference(close, weights, front).argmax() == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(TABLES, st.integers(0, 2**31))
 def test_the_preferred_row_is_never_beaten(table, seed):

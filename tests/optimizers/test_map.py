@@ -563,6 +563,15 @@ def test_budget_below_the_unknowns_is_refused(budget, learnt, fits):
     check_candidates(Random(box(8, 2), 0), budget, start)
 
 
+def test_a_warm_start_from_one_point_spares_little_of_the_budget():
+    """75 results that lie together are not 75 of the design's candidates."""
+    middle = np.full(8, 0.4) + 0.01 * np.random.default_rng(0).random((75, 8))
+    start = Start(observations=tuple(Observation(g, two_bowls(8)(g)) for g in middle))
+    with pytest.raises(ConfigError, match="found 40; expected at least"):
+        check_candidates(Map(box(8, 2), 1), 40, start)
+    check_candidates(Map(box(8, 2), 1), 65, start)
+
+
 @pytest.mark.parametrize(
     ("names", "fewer"),
     [
