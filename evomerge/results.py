@@ -108,6 +108,7 @@ def write_study(setup: Setup, proof: Proof) -> dict[str, Any]:
         for name, content in written.items():  # the recipe last: with it, all is there
             write_atomic(folder / name, content)
     parents = read_parents(setup.merger, recipe)
+    results["parents"] = [asdict(parent) for parent in parents]
     card = model_card(
         results, text, files, parents=parents, how=("python -m evomerge merge recipe.yaml OUT",)
     )

@@ -34,7 +34,7 @@ from evomerge.report.items import Items, make_items
 from evomerge.report.marks import Key, series_colour
 from evomerge.report.numbers import duration, percent, whole
 from evomerge.report.objectives import Constraint, Objective, read_constraints, read_objectives
-from evomerge.report.pairs import Against, against_all
+from evomerge.report.pairs import Against, against_all, controls_sentence
 from evomerge.report.parents import (
     Parents,
     Stop,
@@ -45,7 +45,7 @@ from evomerge.report.parents import (
 )
 from evomerge.report.pedigree import Pedigree, read_pedigree
 from evomerge.report.preference import Preferences, make_preferences
-from evomerge.report.provenance import Origin, model_names, origins
+from evomerge.report.provenance import Origin, flags, model_names, origins
 from evomerge.report.reading import Json, RunFiles, count, mapping, number
 from evomerge.report.rows import Row, task_names, task_rows
 from evomerge.report.surrogate import (
@@ -136,6 +136,7 @@ class Content:
     curves: list[Curves] = field(default_factory=list)
     curve_keys: list[Key] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     export: str = ""
     objectives: tuple[Objective, ...] = ()
@@ -151,6 +152,11 @@ class Content:
             "pick": self.preferences.data if self.preferences else None,
             "items": self.items.data if self.items else None,
         }
+
+    @property
+    def on_controls(self) -> list[str]:
+        """A sentence a task on how the merge stands against the controls, for the verdict."""
+        return [text for rows in self.against.values() if (text := controls_sentence(rows))]
 
     @property
     def route_keys(self) -> list[tuple[str, str, str]]:
@@ -246,7 +252,8 @@ def prepare(run: RunFiles) -> Content:
         items=make_items(answers),
         curves=curves,
         curve_keys=curve_keys(curves),
-        origins=origins(run, settings),
+        origins=(sources := origins(run, settings)),
+        flags=flags(sources),
         notes=[*answers.notes, *missing],
         export=_export(run, results, records),
         objectives=objectives,

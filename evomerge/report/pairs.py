@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evomerge.estimators.intervals import paired_test
 from evomerge.report.answers import Answers
 from evomerge.report.statistics import holm
+from evomerge.report.words import listed
 
 SIGNIFICANCE = 0.05
 
@@ -54,6 +56,32 @@ METHODS = {
     "mcnemar": "McNemar's exact test, Tango's interval",
     "permutation": "sign-flip permutation test, bootstrap interval",
 }
+
+
+def controls_sentence(rows: Sequence[Against]) -> str:
+    """What the comparisons with the controls of one task say; empty without controls."""
+    controls = [row for row in rows if row.role == "control"]
+    if not controls:
+        return ""
+
+    def of(finding: str) -> str:
+        found = [row for row in controls if row.finding == finding]
+        return listed([f"“{row.name}” ({points_short(row.difference)})" for row in found])
+
+    parts = [f"significantly better than {of('better')}"] if of("better") else []
+    parts += [f"significantly worse than {of('worse')}"] if of("worse") else []
+    parts += [f"not significantly different from {of('not significant')}"] * bool(
+        of("not significant")
+    )
+    return (
+        f"Against the controls on {controls[0].task}, corrected for all {len(rows)} comparisons, "
+        f"it is {'; '.join(parts)}."
+    )
+
+
+def points_short(difference: float) -> str:
+    """A difference of shares in points: "+3.1"."""
+    return f"{100 * difference:+.1f}"
 
 
 def against_all(answers: Answers) -> dict[str, list[Against]]:

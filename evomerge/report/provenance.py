@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.markdown import short_name
+from evomerge.report.licences import Parent, licence_flags
 from evomerge.report.reading import Json, RunFiles, count, mapping
 
 UNKNOWN = "not stated"
@@ -25,24 +26,41 @@ class Origin:
     licence: str
 
 
+def flags(found: Sequence[Origin]) -> list[str]:
+    """What the licences of the sources mean for a merge, as the model card says it."""
+    parents = [
+        Parent(one.name, licence="" if one.licence == UNKNOWN else one.licence) for one in found
+    ]
+    return list(licence_flags(parents)) if parents else []
+
+
 def origins(run: RunFiles, settings: Json) -> list[Origin]:
     """The base and the sources of a study.
 
     The fingerprint is that of the weights, as the journal recorded it. Revision and licence are
+    those of the results, where they name the model among the merge's parents; else they are
     read from the model's folder, where it is still there: a hub cache names its folders by the
     revision, and a model card states the licence.
     """
     models = mapping(settings.get("models"))
     references = {"base": models.get("base"), **mapping(models.get("sources"))}
     identities = mapping(run.study.get("identities"))
+    listed = mapping(run.results).get("parents")
+    parents = {
+        str(p.get("fingerprint")): p
+        for p in map(mapping, listed if isinstance(listed, list) else [])
+    }
     found = []
     for name in dict.fromkeys([*references, *identities]):
         reference = str(references.get(name) or "")
         folder = Path(reference.split("+")[0]) if reference else None
+        fingerprint = str(identities.get(name, ""))
+        known = parents.get(fingerprint, {})
         found.append(
             Origin(
-                name, short_name(reference) if reference else UNKNOWN, _revision(reference),
-                str(identities.get(name, ""))[:12], _licence(folder),
+                name, short_name(reference) if reference else UNKNOWN,
+                str(known.get("revision") or _revision(reference)), fingerprint[:12],
+                str(known.get("licence") or _licence(folder)),
             )
         )  # fmt: skip
     return found
