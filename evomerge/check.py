@@ -73,13 +73,16 @@ def check(config: Config, say: Tell | None = None, download: bool = False) -> li
     return list(unique)
 
 
-def _watched(config: Config, merger: Merger, tell: Tell) -> list[Problem]:
+def _watched(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
     """What follows the study while it runs."""
-    check_log(config["log"])
-    trackers = make_trackers(config)
-    if trackers:
-        tell(f"trackers: {', '.join(trackers)}")
-    return []
+    for part in (lambda: check_log(config["log"]), lambda: make_trackers(config)):
+        try:
+            made = part()
+        except UserError as error:
+            yield from error.problems
+        else:
+            if made:
+                tell(f"trackers: {', '.join(made)}")
 
 
 def remote_models(config: Config) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from evomerge.trackers.base import Candidate, HeldOut, Study, Tracker
 from evomerge.trackers.story import Record, Story
 
-_PATIENCE = 60.0  # seconds that the end of a study waits for a tracker
+_PATIENCE = 120.0  # seconds that the end of a study waits for a tracker
 
 
 class Feed:

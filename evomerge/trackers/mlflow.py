@@ -42,6 +42,7 @@ class Mlflow(Tracker):
     def begin(self, study: Study) -> None:
         """Finds the study's run, or makes one."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # no handlers of its own
         from mlflow import MlflowClient
         from mlflow.entities import Param
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,9 @@ class OptunaMirror(Tracker):
         if attributes.get("evomerge") not in (None, study.id):
             raise ValueError(f"{mirror.study_name} in that storage is another study")
         if "evomerge" not in attributes:
-            mirror.set_metric_names([name for name, _ in study.objectives])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                mirror.set_metric_names([name for name, _ in study.objectives])
             mirror.set_user_attr("config", dict(study.config))
             mirror.set_user_attr("evomerge", study.id)
         self._study = mirror
