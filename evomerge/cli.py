@@ -33,10 +33,11 @@ VERBS = {
     "lineage": "evomerge.lineage_command:lineage_command",
     "irt": "evomerge.irt_command:irt_command",
     "status": "evomerge.cli:status_command",
+    "watch": "evomerge.watch_command:watch_command",
 }
 """What the first argument can be, and what is then called with the others, imported only then."""
 
-WRITES_NOTHING = {"merge", "pool", "pick", "export", "replay", "import", "irt", "status"}
+WRITES_NOTHING = {"merge", "pool", "pick", "export", "replay", "import", "irt", "status", "watch"}
 """Verbs that leave nothing when they are interrupted."""
 
 HELP = """\
@@ -56,6 +57,7 @@ usage:
   python -m evomerge status RUN [RUN ...] [--json]        how far studies are; exits 0 if finished
   python -m evomerge lineage RUN [CANDIDATE] [--out FILE.svg]
                                      who a merge by matings (space=pieces) descends from
+  python -m evomerge watch RUN            the report in a browser, kept fresh while the study runs
   python -m evomerge pick RUN --prefer NAME=WEIGHT[,...] [--at-least NAME=VALUE[,...]]
                                      the merge of a study that suits a preference
   python -m evomerge export RUN CANDIDATE OUT [--format hf|lora|mergekit|recipe]
