@@ -186,6 +186,7 @@ def check_command(arguments: list[str]) -> int:
         UserError: with all of it.
     """
     from evomerge.check import check
+    from evomerge.study_scale import described
 
     if "-h" in arguments or "--help" in arguments:
         print("python -m evomerge check +experiment=NAME [KEY=VALUE ...]\n\n"
@@ -195,6 +196,8 @@ def check_command(arguments: list[str]) -> int:
     overrides, directory = _split_directory(arguments)
     config = compose_config(overrides, directory)
     problems = check(config, print)
+    for line in described(config):
+        print(line)
     if problems:
         raise UserError(problems)
     print("nothing is wrong")

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from evomerge import footprint
+from evomerge import footprint, scaling
 from evomerge.answering import ledger_folder
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.model import Model
@@ -109,7 +109,7 @@ def _memory(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
     engine = max(footprint.size(base), footprint.template(config, merger))
     merged = footprint.held(config, merger)
     # The result is written by a merger of its own, which merges such sources once more.
-    needed = plan.workers * (2 * engine + 16 * largest + merged) + merged
+    needed = plan.workers * scaling.cpu_worker(engine, largest, merged) + merged
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()
     if needed > free:
         yield Problem(

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from studies import quick_config
 
-from evomerge import footprint, resources
+from evomerge import footprint, resources, scaling
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.errors import Problem
@@ -81,7 +81,7 @@ def test_memory_counts_merged_sources_for_each_worker_and_the_result(
     base = size(Path(BASE))
     with safe_open(next(Path(BASE).glob("*.safetensors")), "pt") as file:
         largest = max(math.prod(file.get_slice(n).get_shape()) for n in file.keys())  # noqa: SIM118
-    needed = 3 * (2 * base + 16 * largest + merged) + merged
+    needed = 3 * (scaling.PROCESS + 2 * base + 16 * largest + merged) + merged
     monkeypatch.setattr(resources, "_page_cache", lambda: 0)
     monkeypatch.setattr(resources, "available", lambda: range(8))
 

@@ -12,7 +12,17 @@ import evomerge
 ROOT = Path(evomerge.__file__).parent
 
 RANKS = [
-    ["sweeping", "types", "errors", "config", "seeds", "versions", "markdown", "controls"],
+    [
+        "sweeping",
+        "scaling",
+        "types",
+        "errors",
+        "config",
+        "seeds",
+        "versions",
+        "markdown",
+        "controls",
+    ],
     ["live"],
     ["build", "progress", "recipe", "journal", "kernels", "domain"],
     ["ledger", "questions"],
@@ -39,7 +49,7 @@ RANKS = [
     ["answering", "rating"],
     ["candidates", "records", "standing"],
     ["heats", "rechecks", "search_state"],
-    ["resources", "search", "pool_command", "identity", "predictions", "recorded"],
+    ["resources", "study_scale", "search", "pool_command", "identity", "predictions", "recorded"],
     ["finalists", "pruning", "picking", "evidence"],
     ["exporting", "replaying"],
     [
