@@ -10,7 +10,9 @@ from evomerge.executors.worker import Job, Outcome
 class Executor(Protocol):
     """Takes jobs and hands back outcomes in whatever order they end."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many there are now, at least 1."""
 
     def submit(self, job: Job) -> None:
         """Queues a job; returns at once."""

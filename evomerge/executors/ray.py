@@ -1,206 +1,352 @@
-"""Evaluates candidates in Ray actors that each hold an engine."""
+"""Evaluates candidates in Ray actors that each hold an engine, whatever becomes of them."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import os
 import time
-from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from queue import Empty
 from typing import Any
 
-from evomerge.errors import ConfigError, EngineError, UserError
-from evomerge.executors.cores import share
+from evomerge.errors import ConfigError, EngineError, EvomergeError, UserError
+from evomerge.executors.cluster import Cluster, Needs
+from evomerge.executors.faults import ENGINE
+from evomerge.executors.limits import Limits
+from evomerge.executors.pool import Event, Member, Pool
+from evomerge.executors.scheduler import Run, Scheduler
 from evomerge.executors.worker import Job, Outcome, Worker, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_START_LIMIT = 3600.0
+_START_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often the executor looks after its workers, in seconds.
+
+    Attributes:
+        tick: for jobs that hang or are slow.
+        head: for the cluster's head.
+        patience: with a head that does not answer. Ray itself ends the process after 60 s.
+        look: for nodes that came or left.
+        grace: for a worker to be placed, before a study begins with those that are there.
+    """
+
+    tick: float = 0.5
+    head: float = 2.0
+    patience: float = 20.0
+    look: float = 3.0
+    grace: float = 15.0
 
 
 class RayExecutor:
-    """Runs N worker actors; only recipes and scores travel.
+    """Runs worker actors on a cluster; only recipes and scores travel.
 
-    A worker that dies is replaced and its job tried again `retries` times, then reported as
-    failed.
+    A worker that dies, hangs, breaks its engine or keeps giving answers that are not finite is
+    replaced, and its job given to another: at most `retries` times, then it is reported as failed.
+    Slow jobs are given to a second worker. No fault changes an outcome's scores.
+
+    With a number of workers, each that is lost is replaced as soon as the cluster has room.
+    Without one there are as many as the cluster has room for: nodes may come and go. While there
+    is no worker at all, jobs wait for one for a while.
     """
 
     def __init__(
         self,
         spec: WorkerSpec,
-        workers: int,
+        workers: int | None,
         address: str | None = None,
         gpus_per_worker: float = 0.0,
         retries: int = 2,
+        *,
+        max_workers: int | None = None,
+        limits: Limits | None = None,
+        wait: float = 300.0,
+        make: type[Worker] = Worker,
+        pace: Pace | None = None,
     ) -> None:
         """Starts or joins a cluster and starts the workers.
 
         Args:
             spec: what each worker holds.
-            workers: number of actors, at least 1.
+            workers: number of actors, at least 1; None for as many as have room.
             address: of a running cluster; None starts one on this machine.
-            gpus_per_worker: share of a GPU that each worker takes.
-            retries: how often a job is tried again after its worker died.
+            gpus_per_worker: GPUs of each worker, all on one node; below 1, a share of one.
+            retries: how often a job is tried again after its worker was lost.
+            max_workers: most actors where `workers` is None.
+            limits: how long jobs may take; None learns it.
+            wait: seconds to wait while there is no worker.
+            make: the workers' class.
+            pace: how often to look after the workers.
 
         Raises:
-            ConfigError: if Ray cannot start or be reached.
-            EngineError: if the engines cannot start.
+            ConfigError: if the cluster cannot start or be reached, or is too small.
+            EngineError: if no engine can start.
         """
-        import ray
+        self._needs = Needs(spec.threads, gpus_per_worker)
+        self._wanted = workers
+        self._most = workers or max_workers
+        self._wait = wait
+        self._pace = pace or Pace()
+        self._scheduler = Scheduler(retries, limits or Limits())
+        self._served = False
+        self._lost_head = False
+        self._cause: BaseException | None = None
+        self._cluster = Cluster(address, (workers or 1) * spec.threads)
+        local = workers if self._cluster.owned and not gpus_per_worker else None
+        self._pool = Pool(make, spec, self._needs, local)
+        now = time.monotonic()
+        self._ticked = self._looked = self._probed = self._answered = now
+        self._idle_since: float | None = now
+        self._said = 0.0
+        try:
+            self._check_room()
+            self._recruit(now)
+            self._await_engines()
+        except BaseException:
+            self.close()
+            raise
 
-        self.workers = workers
-        self._spec = spec
-        self._retries = retries
-        self._gpus = gpus_per_worker
-        self._local = address is None and gpus_per_worker == 0
-        self._owns_cluster = not ray.is_initialized()
-        if self._owns_cluster:
-            _start_ray(address, workers * spec.threads)
-        self._check_resources()
-        self._jobs: deque[Job] = deque()
-        self._tries: dict[int, int] = {}
-        self._running: dict[Any, tuple[int, Job, float]] = {}
-        self._actors = [self._start_actor(i) for i in range(workers)]
-        self._idle = list(range(workers))
-        self._await_engines()
+    @property
+    def workers(self) -> int:
+        """Workers that can be given jobs now, at least 1."""
+        return max(1, self._pool.ready())
 
     def submit(self, job: Job) -> None:
         """Gives a job to a free worker, or queues it."""
-        self._jobs.append(job)
-        self._dispatch()
+        now = time.monotonic()
+        self._scheduler.submit(job, now)
+        self._begin(self._scheduler.assign(now))
 
     def next(self) -> Outcome:
         """Waits for whichever job ends first.
 
         Raises:
             RuntimeError: if nothing was submitted.
+            EvomergeError: if the cluster's head or all workers are lost; or EngineError, if no
+                engine can start any more.
         """
-        import ray
-
-        while self._running:
-            done, _ = ray.wait(list(self._running), num_returns=1)
-            index, job, begin = self._running.pop(done[0])
-            try:
-                outcome: Outcome = ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                _reraise_mistake(error)
-                retried = self._recover(index, job, error)
-                if retried is None:
-                    continue
-                return retried
-            self._idle.append(index)
-            self._dispatch()
-            return dataclasses.replace(outcome, roundtrip_seconds=time.perf_counter() - begin)
-        raise RuntimeError("next: no job was submitted")
+        while not self._scheduler.ready:
+            if not self._scheduler.pending:
+                raise RuntimeError("next: no job was submitted")
+            self._step()
+        return self._scheduler.ready.popleft()
 
     def close(self) -> None:
         """Stops the workers, and the cluster if it was started here."""
-        import ray
+        if not self._lost_head:  # nobody is there who could be asked to
+            self._pool.close()
+        self._cluster.close()
 
-        for actor in self._actors:
-            ray.kill(actor)
-        if self._owns_cluster:
-            ray.shutdown()
+    # -- what happens ---------------------------------------------------------------------
 
-    def _check_resources(self) -> None:
-        """Refuses a cluster that could never hold the workers."""
-        import ray
+    def _step(self) -> None:
+        """Waits for an event or the next tick, and does what is due."""
+        try:
+            self._take(self._pool.events.get(timeout=self._pace.tick))
+            while True:  # all of them, or a worker might be said to hang that has answered
+                self._take(self._pool.events.get_nowait())
+        except Empty:
+            pass
+        now = time.monotonic()
+        if now - self._ticked >= self._pace.tick:
+            self._ticked = now
+            self._tick(now)
+        self._begin(self._scheduler.assign(now))
 
-        have = ray.cluster_resources()
-        needs = {"CPU": self.workers * self._spec.threads, "GPU": self.workers * self._gpus}
-        for kind, count in needs.items():
-            if count > have.get(kind, 0.0):
-                raise ConfigError.of(
-                    "executor.workers",
-                    f"{self.workers} workers that need {count:g} {kind}(s) in all",
-                    f"at most the cluster's {have.get(kind, 0.0):g} {kind}(s)",
-                    "Use fewer workers or threads, or a larger cluster.",
-                )  # fmt: skip
+    def _take(self, event: Event) -> None:
+        member = self._pool.members.get(event.worker)
+        if member is None:
+            return  # of a worker that was given up
+        now = event.when
+        if event.error is not None:
+            if event.kind == "answered" or not self._served:
+                _raise_mistake(event.error)
+            self._lose(member, _reason(event.error), now, event.error)
+        elif event.kind == "placed":
+            self._pool.engine(member, event.value[0])
+        elif event.kind == "started":
+            self._pool.serve(member)
+            self._served = True
+            self._idle_since = None
+            self._scheduler.join(member.id)
+        elif event.value.fault == ENGINE:
+            self._lose(member, event.value.reason, now, None)
+        else:
+            self._scheduler.finish(event.run, event.value, now)
+            while self._scheduler.condemned:
+                bad = self._pool.members[self._scheduler.condemned.popleft()]
+                self._lose(bad, "its answers are not finite where others' are", now, None)
 
-    def _dispatch(self) -> None:
-        while self._jobs and self._idle:
-            index, job = self._idle.pop(0), self._jobs.popleft()
-            ref = self._actors[index].evaluate.remote(job)
-            self._running[ref] = (index, job, time.perf_counter())
+    def _lose(self, member: Member, reason: str, now: float, error: BaseException | None) -> None:
+        """Ends a worker, gives its job to others and starts another in its place."""
+        starting = member.state != "ready"
+        self._pool.drop(member.id)
+        if starting:
+            self._cause = error or self._cause
+        another = self._replace(member, starting)
+        _LOG.warning(
+            "worker %d is lost (%s); %s", member.index, reason,
+            "starting another" if another else "it is not replaced",
+        )  # fmt: skip
+        if not self._pool.ready() and self._idle_since is None:
+            self._idle_since = now
+        self._scheduler.leave(member.id, reason)
+        if not self._pool.members and not self._pool.waiting and self._pool.retired:
+            raise self._no_engine()
 
-    def _recover(self, index: int, job: Job, error: Exception) -> Outcome | None:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        _LOG.warning("worker %d died on candidate %d (%s); starting another", index, job.id, reason)
-        self._actors[index] = self._start_actor(index)
-        self._idle.append(index)
-        tries = self._tries[job.id] = self._tries.get(job.id, 0) + 1
-        if tries <= self._retries:
-            self._jobs.appendleft(job)
-            self._dispatch()
-            return None
-        self._dispatch()
-        return Outcome(job.id, None, f"the worker died {tries} times: {reason}"[:500])
+    def _replace(self, member: Member, failed: bool) -> bool:
+        if not self._served:  # engines that never worked are not tried again and again
+            return self._pool.replace(member.index, failed, 1)
+        return self._pool.replace(member.index, failed, _START_TRIES)
 
-    def _start_actor(self, index: int) -> Any:
-        import ray
+    def _begin(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self._pool.run(run.worker, run.number, run.job)
 
-        options: dict[str, Any] = {"num_cpus": self._spec.threads}
-        if self._gpus:
-            options["num_gpus"] = self._gpus
-        actor = ray.remote(_Actor).options(**options)
-        return actor.remote(self._spec, index, self.workers if self._local else None)
+    # -- what is due ----------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        for worker, limit in self._scheduler.overdue(now):
+            member = self._pool.members[worker]
+            self._lose(member, f"no answer within {limit:.0f} s", now, None)
+        for member in list(self._pool.members.values()):
+            if member.state == "starting" and now - member.since > _START_LIMIT:
+                self._lose(member, f"no engine within {_START_LIMIT:.0f} s", now, None)
+        self._begin(self._scheduler.assist(now))
+        if now - self._probed >= self._pace.head:
+            self._probe()
+        if now - self._looked >= self._pace.look and self._answered >= self._probed:
+            self._looked = now
+            self._recruit(now)
+        self._check_hope(now)
+
+    def _probe(self) -> None:
+        """Finds out whether the head is there."""
+        self._probed = time.monotonic()
+        if self._cluster.alive():
+            self._answered = time.monotonic()
+        elif self._probed - self._answered > self._pace.patience:
+            self._lost_head = True
+            raise EvomergeError(
+                f"the head of the Ray cluster at {self._cluster.address} does not answer any more. "
+                "What was recorded is whole; start the cluster again and run the same command "
+                "to go on."
+            )
+
+    def _recruit(self, now: float) -> None:
+        """Starts workers where there is room for them."""
+        pool = self._pool
+        for index, due in list(pool.waiting.items()):
+            if now >= due:
+                pool.start(index)
+        if self._wanted is not None:
+            for index in set(range(self._wanted)) - pool.places():
+                pool.start(index)
+            return
+        places = self._cluster.places(self._needs)
+        self._forget_the_gone(places)
+        taken = [m.node for m in pool.members.values()]
+        room = sum(max(0, count - taken.count(node)) for node, count in places.items())
+        room -= taken.count("") + len(pool.waiting) + len(pool.retired)
+        room = min(room, self._cluster.free(self._needs) - taken.count(""))
+        used = pool.places()
+        if self._most is not None:
+            room = min(room, self._most - len(used))
+        new = sorted(set(range(len(used) + max(room, 0))) - used)[: max(room, 0)]
+        for index in new:
+            pool.start(index)
+        if new and self._served:
+            _LOG.warning("the cluster has room for %d more worker(s); starting them", len(new))
+
+    def _forget_the_gone(self, places: dict[str, int]) -> None:
+        """Lets go of places of which there are more than there is room for, nodes having left."""
+        pool = self._pool
+        spare = len(pool.places()) - sum(places.values())
+        unplaced = [m for m in pool.members.values() if m.state == "placing"]
+        for member in unplaced[: max(0, spare)]:
+            pool.drop(member.id)
+            pool.release(member.index)
+
+    def _check_hope(self, now: float) -> None:
+        """Ends the wait for a worker when it has lasted too long.
+
+        Engines that are being started are waited for.
+        """
+        starting = any(m.state == "starting" for m in self._pool.members.values())
+        if self._idle_since is None or starting or self._pool.ready():
+            return
+        waited = now - self._idle_since
+        if waited > self._wait:
+            raise EvomergeError(
+                f"no worker had room in the Ray cluster at {self._cluster.address} for "
+                f"{self._wait:.0f} s (each needs {_listed(self._needs)}). What was recorded is "
+                "whole; the same command goes on once there are nodes. executor.wait sets how "
+                "long to wait."
+            )
+        if now - self._said >= 30.0 and waited > self._pace.look:
+            self._said = now
+            _LOG.warning(
+                "no worker is left; waiting for a node with %s (%.0f of %.0f s)",
+                _listed(self._needs), waited, self._wait,
+            )  # fmt: skip
+
+    # -- the beginning --------------------------------------------------------------------
+
+    def _check_room(self) -> None:
+        """Refuses a cluster of this machine that could never hold the workers."""
+        if not self._cluster.owned:
+            return
+        room = sum(self._cluster.places(self._needs).values())
+        if self._wanted is not None and room < self._wanted:
+            raise ConfigError.of(
+                "executor.workers",
+                f"{self._wanted} workers that need {_listed(self._needs)} each",
+                f"at most {room}, for which there is room",
+                "Use fewer workers or threads, or a larger cluster.",
+            )
 
     def _await_engines(self) -> None:
-        import ray
+        """Waits until a worker is ready and no other is about to be."""
+        while not self._pool.ready() or any(map(self._is_coming, self._pool.members.values())):
+            self._step()
+        if self._wanted is not None and self._pool.ready() < self._wanted:
+            _LOG.warning(
+                "%d of %d workers have room in the cluster; the others start when there is more",
+                self._pool.ready(), self._wanted,
+            )  # fmt: skip
 
-        try:
-            ray.get([actor.ready.remote() for actor in self._actors])
-        except ray.exceptions.RayError as error:
-            self.close()
-            _reraise_mistake(error)
-            cause = getattr(error, "cause", None) or error
-            raise EngineError(f"a worker could not start its engine: {cause}") from error
+    def _is_coming(self, member: Member) -> bool:
+        """Whether a worker is on its way; one that finds no room in a while is not."""
+        placing = member.state == "placing" and (
+            self._cluster.owned or time.monotonic() - member.since < self._pace.grace
+        )
+        return placing or member.state == "starting"
 
-
-class _Actor:
-    """The Ray side of a worker."""
-
-    def __init__(self, spec: WorkerSpec, index: int, workers: int | None) -> None:
-        # torch and vLLM read these when they are imported, which is later than here.
-        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(spec.threads)))
-        os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
-        cores = None
-        if workers is not None:
-            mine = share(index, workers)[: spec.threads]
-            cores = mine if len(mine) == spec.threads else None
-            if cores is not None and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, cores)
-        self._worker = Worker(spec, cores)
-
-    def ready(self) -> bool:
-        return True
-
-    def evaluate(self, job: Job) -> Outcome:
-        return self._worker.evaluate(job)
+    def _no_engine(self) -> EngineError:
+        cause = getattr(self._cause, "cause", None) or self._cause
+        return EngineError(f"no worker can start its engine: {cause}")
 
 
-def _reraise_mistake(error: Exception) -> None:
+def _raise_mistake(error: BaseException) -> None:
     """Raises what a worker said of the study's own settings as it was raised there."""
     cause = getattr(error, "cause", None)
-    if isinstance(cause, UserError | EngineError):
+    if isinstance(cause, UserError):
         raise cause from error
 
 
-def _start_ray(address: str | None, cpus: int) -> None:
-    import ray
+def _reason(error: BaseException) -> str:
+    """One line of why a call failed."""
+    cause: Any = getattr(error, "cause", None) or error
+    if isinstance(cause, EngineError):
+        return f"its engine broke: {cause}"[:300]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    first = lines[0] if lines else ""
+    return f"{type(cause).__name__}: {first}"[:300]
 
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        if address is None:
-            ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-                logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
-            )  # fmt: skip
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ConfigError.of(
-            "executor.address", f"{address or 'a local cluster'}: {error}",
-            "a Ray cluster that starts or can be reached",
-            "Start one with `ray start --head`, or leave executor.address empty.",
-        ) from error  # fmt: skip
+
+def _listed(needs: Needs) -> str:
+    names = {"CPU": "core(s)", "GPU": "GPU(s)"}
+    return " and ".join(f"{count:g} {names[k]}" for k, count in needs.resources().items())

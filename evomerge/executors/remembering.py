@@ -56,13 +56,13 @@ class RememberingExecutor:
 
         Args:
             start: starts the other executor; called once it is needed.
-            workers: how many it has.
+            workers: how many it is going to have.
             ledger: what is known.
             tasks: all that jobs may ask.
             settings: task name to a hash of everything that answers and scores depend on
                 besides the weights and the item.
         """
-        self.workers = workers
+        self._planned = workers
         self._begin = start
         self._ledger = ledger
         self._tasks = {task.name: task for task in tasks}
@@ -74,6 +74,11 @@ class RememberingExecutor:
         self._lines: dict[str, deque[Job]] = {}
         self._at_work: dict[int, _Work] = {}
         self._strangers = 0
+
+    @property
+    def workers(self) -> int:
+        """As many as the other executor has; before it is started, as many as planned."""
+        return self._planned if self._executor is None else self._executor.workers
 
     def start(self) -> None:
         """Starts the other executor now; without it the first job that needs it does.

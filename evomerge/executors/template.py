@@ -44,7 +44,11 @@ class TemplatedExecutor:
         """Takes a running executor and the folder."""
         self._executor = executor
         self._folder = folder
-        self.workers = executor.workers
+
+    @property
+    def workers(self) -> int:
+        """As many as the executor has."""
+        return self._executor.workers
 
     def submit(self, job: Job) -> None:
         """Gives a job to the executor."""

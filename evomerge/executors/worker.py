@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy as np
 from evomerge.build import build
 from evomerge.engines.auto import make_engine
 from evomerge.errors import CandidateError, ConfigError, EngineError, TaskError
+from evomerge.executors.faults import ENGINE, fault_of
+from evomerge.executors.staging import renamed, stage_sources
 from evomerge.recipe import Recipe
-from evomerge.types import ItemScores, Task
+from evomerge.types import Answering, ItemScores, Task
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class WorkerSpec:
         threads: of this worker.
         seed: of sampling.
         gpu: whether it may use GPUs.
+        stage: folder on the worker's machine to copy sources to; environment variables in it are
+            the machine's own. None reads them from where they are.
+        sources: content of what is copied, see `content_digests`.
     """
 
     engine: Mapping[str, Any]
@@ -39,6 +45,8 @@ class WorkerSpec:
     threads: int
     seed: int
     gpu: bool = False
+    stage: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,9 @@ class Outcome:
         start_seconds: starting the engines, of the first job that needed them, where they were
             not started before.
         answered: items that the model was really run on; None if the job failed.
+        fault: what a failure says of the machine, see `fault_of`; empty for the candidate's own.
+        worker: who answered, `number@node`; empty where there is only one.
+        tries: how many workers it took, those that were lost with it included.
     """
 
     id: int
@@ -100,6 +111,9 @@ class Outcome:
     roundtrip_seconds: float = 0.0
     start_seconds: float = 0.0
     answered: int | None = None
+    fault: str = ""
+    worker: str = ""
+    tries: int = 1
 
 
 class Worker:
@@ -117,8 +131,10 @@ class Worker:
         self._tasks: dict[str, Task] = {
             name: build(node, f"task.{name}") for name, node in spec.tasks.items()
         }
+        self._names = _staged(spec)
+        model = self._names.get(spec.model, spec.model)
         self._engine = make_engine(
-            spec.engine, spec.model, threads=spec.threads, cores=cores, seed=spec.seed
+            spec.engine, model, threads=spec.threads, cores=cores, seed=spec.seed
         )
 
     def evaluate(self, job: Job) -> Outcome:
@@ -130,22 +146,26 @@ class Worker:
         """
         begin = time.perf_counter()
         try:
-            self._engine.load(Recipe.from_dict(job.recipe))
+            self._engine.load(Recipe.from_dict(renamed(job.recipe, self._names)))
             merged = time.perf_counter()
             scores, answering = [], 0.0
             for request in job.requests:
                 part, seconds = self._answer(request)
                 scores.append(part)
                 answering += seconds
-        except (EngineError, ConfigError, TaskError):
+            _check_finite(scores)
+        except (ConfigError, TaskError):
             raise  # not the candidate's fault: no other candidate would fare better
         except Exception as error:  # whatever one candidate does, the search goes on
+            fault = fault_of(error)
+            if isinstance(error, EngineError) and fault != ENGINE:
+                raise
             known = isinstance(error, CandidateError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             reason = reason.encode("utf-8", "replace").decode("utf-8")
             return Outcome(
                 job.id, None, reason[:500] or type(error).__name__,
-                total_seconds=time.perf_counter() - begin,
+                total_seconds=time.perf_counter() - begin, fault=fault,
             )  # fmt: skip
         return Outcome(
             job.id, tuple(scores), None, merged - begin, answering, time.perf_counter() - begin,
@@ -158,6 +178,10 @@ class Worker:
 
     def _answer(self, request: Request) -> tuple[ItemScores, float]:
         task = self._tasks[request.task]
+        if isinstance(task, Answering):
+            begin = time.perf_counter()
+            part = task.answer(self._engine, request.split, request.indices, request.loglik)
+            return part, time.perf_counter() - begin
         items = list(task.items(request.split))
         if request.indices is not None:
             items = [items[i] for i in request.indices]
@@ -184,3 +208,22 @@ class Worker:
             tokens=np.array([a.tokens for a in answers], dtype=np.int64),
         )
         return part, seconds
+
+
+def _staged(spec: WorkerSpec) -> dict[str, str]:
+    """References to the copies of sources on this machine."""
+    if spec.stage is None:
+        return {}
+    folder = Path(os.path.expandvars(spec.stage)).expanduser()
+    return stage_sources(spec.sources, folder)
+
+
+def _check_finite(scores: Sequence[ItemScores]) -> None:
+    """Refuses scores that mean nothing.
+
+    Raises:
+        CandidateError: naming the task.
+    """
+    for part in scores:
+        if not np.isfinite(part.scores).all():
+            raise CandidateError(f"{part.task}: a score is not finite")
