@@ -26,6 +26,9 @@ _TOP = (
 _METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
 _DENSE = ("ties", "dare_ties")
 _NEEDS_BASE = ("task_arithmetic", "ties", "dare_ties")
+_LOWER = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
+"""Metrics of the harness of which less is better."""
+
 _SIGMA = 1 / 6
 _LARGEST = 1.5  # of a weight; CMA-ES has no bounds there, and needs some here
 
@@ -122,6 +125,8 @@ def convert(data: Mapping[str, Any], name: str, flags: Flags, file: str) -> Conv
     first, *others = tasks
     experiment: dict[str, Any] = {
         "defaults": [
+            *({f"/task@tasks.{task['name']}": "lm_eval"} for task in others),
+            {"override /task": "lm_eval"},
             {"override /space": None},
             {"override /optimizer": "cma_es"},
             {"override /estimator": "mean"},
@@ -141,7 +146,7 @@ def convert(data: Mapping[str, Any], name: str, flags: Flags, file: str) -> Conv
         if len(objectives) > 1:
             experiment["scalarize"] = "weighted_sum"
     if data.get("limit") is not None:
-        experiment["estimator"] = {"items": data["limit"]}
+        experiment["estimator"] = {"items": _whole(data["limit"], "limit")}
         out.notes.append(
             f"limit: {data['limit']} items of the search items of each task, chosen by the seed, "
             "are answered by every candidate (mergekit-evolve takes the first ones)"
@@ -213,8 +218,8 @@ def _space(
     genome: Mapping[str, Any], method: str, sources: int, flags: Flags, out: Converted
 ) -> dict[str, Any]:
     """The space of the merge's parameters."""
-    blocks = genome.get("layer_granularity") or 0
-    granularity: str | int = "global" if blocks < 1 else int(blocks)
+    blocks = _whole(genome.get("layer_granularity") or 0, "genome.layer_granularity")
+    granularity: str | int = "global" if blocks < 1 else blocks
     negative = bool(genome.get("allow_negative_weights"))
     step = round(float(flags.sigma0), 6)
     if method == "slerp":
@@ -255,13 +260,12 @@ def _tasks(
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ConfigError.of(f"tasks[{i}]", repr(entry), "a task with a name", "Correct it.")
         _check_keys(entry, ("name", "weight", "metric"), f"tasks[{i}].")
-        weight = float(entry.get("weight", 1.0))
+        weight = _number(entry.get("weight", 1.0), f"tasks[{i}].weight")
         metric, _, found = str(entry.get("metric", "acc,none")).partition(",")
         name = re.sub(r"\W+", "_", entry["name"]).strip("_")
         while any(task["name"] == name for task in tasks):
             name = f"{name}_{metric}"
         task: dict[str, Any] = {
-            "_target_": "evomerge.tasks.lm_eval_task.LmEvalTask",
             "name": name,
             "task": entry["name"],
             "metric": metric,
@@ -271,16 +275,21 @@ def _tasks(
         if found:
             task["filter"] = found
         if data.get("num_fewshot") is not None:
-            task["num_fewshot"] = int(data["num_fewshot"])
+            task["num_fewshot"] = _whole(data["num_fewshot"], "num_fewshot")
         if flags.include_path:
             task["include_path"] = flags.include_path
         tasks.append(task)
-        goal = {} if weight >= 0 else {"goal": "minimize"}
-        objectives[name] = {"task": name, "weight": abs(weight), **goal}
-        if weight < 0:
-            out.notes.append(f"tasks[{i}]: a weight below 0 became goal: minimize")
         if weight == 0:
             raise ConfigError.of(f"tasks[{i}].weight", "0", "another number", "Remove the task.")
+        objectives[name] = {"task": name, "weight": abs(weight)}
+        if weight < 0 and metric in _LOWER:
+            out.notes.append(
+                f"tasks[{i}]: a weight below 0 became its amount, as scores of {metric} are turned "
+                "around here: more is better"
+            )
+        elif weight < 0:
+            objectives[name]["goal"] = "minimize"
+            out.notes.append(f"tasks[{i}]: a weight below 0 became goal: minimize")
     plain = len(tasks) == 1 and "goal" not in next(iter(objectives.values()))
     return tasks, {} if plain else objectives
 
@@ -321,3 +330,15 @@ def _check_keys(data: Mapping[str, Any], known: tuple[str, ...], prefix: str) ->
                 f"{prefix}{key}", "a key that mergekit-evolve does not have",
                 f"one of {', '.join(known)}", "Correct it.",
             )  # fmt: skip
+
+
+def _number(value: object, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError.of(field, repr(value), "a number", "Correct it.")
+    return float(value)
+
+
+def _whole(value: object, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError.of(field, repr(value), "a whole number", "Correct it.")
+    return value

@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.evidence import evidence_of
 from evomerge.journal import write_atomic
 from evomerge.lora_export import RANK, check_shapes, write_lora
-from evomerge.markdown import printable, without_paths
+from evomerge.markdown import printable, short_name, without_paths
 from evomerge.mergekit_yaml import mergekit_yaml
 from evomerge.parents import parents_of, read_parents
 from evomerge.recipe.bundle import bundled
@@ -194,7 +194,8 @@ def _marked(text: str, chosen: Chosen, identities: Mapping[str, str], export: Ex
     """A recipe with its digest and the fingerprints of its models as comments."""
     lines = [line for line in text.splitlines() if not line.startswith("# digest:")]
     shown = without_paths("\n".join(lines)) if export.published else "\n".join(lines)
-    named = {ref: Path(ref).name if export.published else ref for ref in identities}
+    short = {ref: "+".join(map(short_name, ref.split("+"))) for ref in identities}
+    named = short if export.published else {ref: ref for ref in identities}
     head = [f"# digest: {chosen.digest}", "# fingerprints of the models' weights:"]
     head += [f"#   {printable(named[ref])}: {mark}" for ref, mark in identities.items()]
     return "\n".join([*head, shown, ""])
