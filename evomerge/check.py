@@ -276,7 +276,7 @@ def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
                     "one for every item, as an objective or constraint reads its log-likelihood",
                     f"Set {field}.gold to a template, or use the metric score.",
                 )  # fmt: skip
-            yield from _lengths(field, task, config, merger, scored)
+            yield from _lengths(field, task, config, merger, scored, tell)
             for split in SPLITS if not field.startswith("report_tasks") else ():
                 if len(task.items(split)) < 2:
                     yield Problem(
@@ -284,7 +284,8 @@ def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
                         "Give more items.",
                     )  # fmt: skip
             counts = ", ".join(f"{len(task.items(s))} {s}" for s in SPLITS)
-            tell(f"{field} {task.name}: {counts} items, no overlap")
+            by = f", scored by {task.scored_by}" if hasattr(task, "scored_by") else ""
+            tell(f"{field} {task.name}: {counts} items, no overlap{by}")
 
 
 def _read_logliks(config: Config) -> set[str]:
@@ -296,7 +297,7 @@ def _read_logliks(config: Config) -> set[str]:
 
 
 def _lengths(
-    field: str, task: Any, config: Config, merger: Merger, scored: bool
+    field: str, task: Any, config: Config, merger: Merger, scored: bool, tell: Tell
 ) -> Iterator[Problem]:
     """Prompts, and right answers behind them, must fit the model's context."""
     base = quiet_base(config, merger)
@@ -309,6 +310,11 @@ def _lengths(
         return
     if hasattr(task, "check_length"):
         yield from task.check_length(limit)
+        texts = [task.prompt(item) for split in SPLITS for item in task.items(split)]
+        room = task.prompt_room(limit)
+        cut = sum(len(row.ids) > room for row in tokenizer.encode_batch(texts))
+        if cut:
+            tell(f"note: {cut} prompts of {field} exceed {room} tokens; they lose their beginning")
         return
     longest, split, name = 0, "", ""
     for part in SPLITS:

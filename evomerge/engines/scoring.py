@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from evomerge.engines.batches import bucket, left_pad, positions_of
 
@@ -20,7 +21,8 @@ def score_ends(
     """Log-probability (nats) of each row's tokens from its start onwards, and whether all are
     the likeliest at their places.
 
-    A row's last token is only scored, never read. The head runs only on the last positions, and
+    A row's last token is only scored, never read; rows that differ in it alone are read once, such
+    as choices of one token behind one question. The head runs only on the last positions, and
     log-softmax in float32 on one row at a time.
 
     Args:
@@ -30,32 +32,40 @@ def score_ends(
         budget: most tokens of a batch.
     """
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    scored = [len(ids) - start for ids, start in rows]
+    owners: dict[tuple[int, ...], list[int]] = {}
+    for i, (ids, _) in enumerate(rows):
+        owners.setdefault(tuple(ids[:-1]), []).append(i)
+    read = list(owners)
+    scored = [max(len(rows[i][0]) - rows[i][1] for i in owners[ids]) for ids in read]
     out = [(0.0, True)] * len(rows)
-    for batch in bucket([len(ids) - 1 for ids, _ in rows], [0] * len(rows), budget):
-        widest = max(scored[i] for i in batch)
-        most = max(1, _LOGITS // (widest * vocabulary))
+    for batch in bucket([len(ids) for ids in read], [0] * len(read), budget):
+        most = max(1, _LOGITS // (max(scored[b] for b in batch) * vocabulary))
         for first in range(0, len(batch), most):
             part = batch[first : first + most]
-            for i, value in zip(part, _score(model, [rows[i] for i in part], pad), strict=True):
-                out[i] = value
+            keep = max(scored[b] for b in part)
+            found = _last_logits(model, [read[b] for b in part], pad, keep)
+            for b, logits in zip(part, found, strict=True):
+                for i in owners[read[b]]:
+                    out[i] = _score(logits, *rows[i])
     return out
 
 
-def _score(model: Any, rows: list[tuple[Sequence[int], int]], pad: int) -> list[tuple[float, bool]]:
-    ids, mask = left_pad([ids[:-1] for ids, _ in rows], pad, model.device)
-    keep = max(len(row) - start for row, start in rows)
-    logits = model(
+def _last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int, keep: int) -> Tensor:
+    """Logits behind the last `keep` tokens of each row, a `rows x keep x vocabulary` tensor."""
+    ids, mask = left_pad(rows, pad, model.device)
+    output = model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions_of(mask),
         use_cache=False,
         logits_to_keep=keep,
-    ).logits[:, -keep:]
-    values = []
-    for row, (joint, start) in enumerate(rows):
-        targets = torch.tensor(joint[start:], dtype=torch.int64, device=ids.device)
-        logprobs = torch.log_softmax(logits[row, start - len(joint) :].to(torch.float32), dim=-1)
-        picked = logprobs.gather(1, targets[:, None]).to(torch.float64)
-        values.append((float(picked.sum()), bool((logprobs.argmax(-1) == targets).all())))
-    return values
+    )
+    found: Tensor = output.logits[:, -keep:]
+    return found
+
+
+def _score(logits: Tensor, ids: Sequence[int], start: int) -> tuple[float, bool]:
+    targets = torch.tensor(ids[start:], dtype=torch.int64, device=logits.device)
+    logprobs = torch.log_softmax(logits[start - len(ids) :].to(torch.float32), dim=-1)
+    picked = logprobs.gather(1, targets[:, None]).to(torch.float64)
+    return float(picked.sum()), bool((logprobs.argmax(-1) == targets).all())

@@ -195,8 +195,11 @@ def resolve_split(task: Any, wanted: str, field: str) -> str:
     Raises:
         TaskError: if there is none, or the task is a Python class that has its splits built in.
     """
-    config = getattr(task, "config", None)
-    if config is None or not hasattr(task, "fewshot_cfg"):
+    from lm_eval.api.task import ConfigurableTask
+
+    config = task.config
+    usual = ("has_test_docs", "test_docs", "has_validation_docs", "validation_docs")
+    if any(getattr(type(task), m) is not getattr(ConfigurableTask, m) for m in usual):
         raise TaskError.of(
             field.rsplit(".", 1)[0] + ".task", f"{task.task_name!r}, a Python class of its own",
             "a task that is described by YAML", "Use another task.",

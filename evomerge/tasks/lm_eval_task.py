@@ -86,8 +86,8 @@ class LmEvalTask:
         allow_code: bool = False,
         key: str = "task",
     ) -> None:
-        self.name = name
-        self.loglik_weight = float(loglik_weight)
+        self.name = str(name)
+        self._weight = loglik_weight
         self._key = key
         self._task = task
         self._include_path = include_path
@@ -118,9 +118,22 @@ class LmEvalTask:
         return Sampling()
 
     @property
+    def loglik_weight(self) -> float:
+        """Weight of the mean log-likelihood a token (nats) in an item's fitness."""
+        good = _is_number(self._weight) and self._weight >= 0
+        return float(self._weight) if good else 0.0
+
+    @property
     def metric(self) -> Metric:
         """Whose values are the items' scores."""
         return self._metric
+
+    @property
+    def scored_by(self) -> str:
+        """What the items are scored by, for people."""
+        some = len(self._loaded.tasks)
+        of = f" in {some} tasks" if some > 1 else ""
+        return f"{self._metric.name} (filter {self._metric.filter}){of}"
 
     def items(self, split: str) -> Sequence[Item]:
         """The items of one of `SPLITS`, in the data set's order; read once.
@@ -215,12 +228,37 @@ class LmEvalTask:
                     yield room_problem(longest, limit, name)
                     return
 
+    def prompt_room(self, limit: int) -> int:
+        """Most tokens of a prompt that is asked whole.
+
+        Args:
+            limit: most tokens of prompt and answer.
+        """
+        kinds = {task.OUTPUT_TYPE for task in self._loaded.tasks.values()}
+        return limit - (self.sampling.max_new_tokens if "generate_until" in kinds else 0)
+
     def contents(self) -> dict[str, str]:
         """What stands for settings whose meaning lies in files: a hash of the harness's own."""
         return {"task": self._digest, "include_path": ""}
 
     @cached_property
     def _loaded(self) -> loading.Loaded:
+        if not isinstance(self._task, str) or not self._task:
+            raise TaskError.of(
+                f"{self._key}.task", repr(self._task), "the harness's name of a task, group or tag",
+                f"Set {self._key}.task, for example to gsm8k.",
+            )  # fmt: skip
+        if not _is_number(self._weight) or self._weight < 0:
+            raise TaskError.of(
+                f"{self._key}.loglik_weight", repr(self._weight), "a number of at least 0",
+                "Correct it.",
+            )  # fmt: skip
+        shots = self._fewshot
+        if shots is not None and (type(shots) is not int or shots < 0):
+            raise TaskError.of(
+                f"{self._key}.num_fewshot", repr(shots), "a whole number of at least 0, or null",
+                "Correct it.",
+            )  # fmt: skip
         found = loading.load(self._task, self._include_path, self._allow_code, self._key)
         problems = [p for task in found.tasks.values() for p in self._set_up(task)]
         if problems:
@@ -230,7 +268,7 @@ class LmEvalTask:
     @cached_property
     def _metric(self) -> Metric:
         metric, filter, bounds, weighting = self._wanted
-        low_high = [b for b in bounds if isinstance(b, int | float) and math.isfinite(b)]
+        low_high = [b for b in bounds if _is_number(b)]
         if len(low_high) != 2 or len(list(bounds)) != 2 or not low_high[0] < low_high[1]:
             raise TaskError.of(
                 f"{self._key}.metric_range", repr(bounds), "two numbers, the lower one first",
@@ -361,6 +399,11 @@ class LmEvalTask:
                 "Choose another metric.",
             )  # fmt: skip
         return metric.score(answered.values[metric.name], self._key)
+
+
+def _is_number(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _messages_as_text(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:

@@ -194,6 +194,23 @@ def test_scored_tokens_say_whether_greedy_decoding_gives_them(
     np.testing.assert_allclose([value for value, _ in got], wanted, atol=3e-4)
 
 
+def test_rows_that_differ_in_the_last_token_are_read_once(
+    engine: TransformersEngine, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load(family.recipe(0.5))
+    ids = engine.codec.encode(family.prompts[0])
+    rows = [([*ids, last], len(ids) - back) for last in (3, 4) for back in (0, 2)]
+    alone = [engine.score_tokens([row])[0] for row in rows]
+    seen = []
+    run = engine._model.forward
+    monkeypatch.setattr(
+        engine._model, "forward", lambda **k: seen.append(len(k["input_ids"])) or run(**k)
+    )
+    together = engine.score_tokens(rows)
+    assert seen == [1]
+    np.testing.assert_allclose([v for v, _ in together], [v for v, _ in alone], atol=1e-5)
+
+
 def test_prompts_may_be_token_ids(engine: TransformersEngine, family: Family) -> None:
     engine.load(family.recipe(0.5))
     ids = [engine.codec.encode(prompt) for prompt in family.prompts[:5]]
