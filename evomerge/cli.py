@@ -304,7 +304,7 @@ def _hydra_main(arguments: list[str]) -> int:
     command = hydra.main(f"pkg://{_CONFIG_MODULE}", "config", version_base="1.3")
     try:
         command(job)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explain(error) from error
     except Exception:  # a job's process or machine was lost: the others have their results
         traceback.print_exc()
