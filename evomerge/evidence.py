@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from evomerge.estimators.intervals import wilson
 from evomerge.markdown import markdown_text
 from evomerge.predictions import raw_errors
 from evomerge.recorded import Chosen, Recorded
@@ -92,14 +93,33 @@ def _search_table(study: Recorded, chosen: Chosen, objectives: Sequence[Objectiv
     errors = raw_errors(event, told, study.run_dir)
     lines = ["| Objective | Search | 95% interval | Items |", "|---|---:|---:|---:|"]
     for one, value, error in zip(objectives, values, errors, strict=True):
-        low, high = value - _NORMAL * error, value + _NORMAL * error
-        if one.metric in ("score", "sparsity"):
-            low, high = max(low, 0.0), min(high, 1.0)
+        low, high = search_interval(event, one, value, error)
         known = math.isfinite(error)
-        items = count(mapping(mapping(event.get("scores")).get(one.task)).get("items"))
+        items = answered_items(event, one.task)
         cells = [
             markdown_text(one.title), one.show(value),
             one.show_interval(low, high) if known else NONE, whole(items) if one.task else NONE,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def search_interval(
+    event: Json, objective: Objective, value: float, error: float
+) -> tuple[float, float]:
+    """The 95% interval of a value on search items, NaN where its standard error is unknown.
+
+    Normal, and Wilson's where all items have the same score, whose spread says nothing.
+    """
+    items = answered_items(event, objective.task)
+    if objective.metric == "score" and error == 0.0 and value in (0.0, 1.0) and items:
+        return wilson(round(value * items), items)
+    low, high = value - _NORMAL * error, value + _NORMAL * error
+    if objective.metric in ("score", "sparsity") and math.isfinite(error):
+        return max(low, 0.0), min(high, 1.0)
+    return low, high
+
+
+def answered_items(event: Json, task: str) -> int | None:
+    """How many items of a task a result is of."""
+    return count(mapping(mapping(event.get("scores")).get(task)).get("items"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from evomerge.errors import ConfigError, UserError
+from evomerge.evidence import search_interval
 from evomerge.journal import write_atomic
 from evomerge.lineage_command import check_out
 from evomerge.markdown import printable
@@ -28,7 +29,6 @@ from evomerge.report.reading import RunFiles, mapping, read_run
 from evomerge.setup import Setup, make_setup
 from evomerge.types import FloatArray
 
-_NORMAL = 1.959964
 _WITH_SURROGATES = ("map", "bayesian_map", "nested_map")
 
 EPILOG = """\
@@ -156,15 +156,16 @@ def read_measured(run: RunFiles, objectives: Sequence[Shown], run_dir: Path) -> 
     raw = np.array([values for _, values in found], dtype=np.float64)
     results = {e["id"]: e for e in run.events if e.get("event") == "result"}
     told = [(o.name, o.task, -1.0 if o.minimised else 1.0) for o in objectives]
-    half = _NORMAL * np.array(
-        [raw_errors(results[record.id], told, run_dir) for record, _ in found]
-    )
-    shares = np.array([o.metric in ("score", "sparsity") for o in objectives])
-    floor, ceiling = np.where(shares, 0.0, -np.inf), np.where(shares, 1.0, np.inf)
+    ends_of = []
+    for record, values in found:
+        event = results[record.id]
+        errors = raw_errors(event, told, run_dir)
+        triples = zip(objectives, values, errors, strict=True)
+        ends_of.append([search_interval(event, *triple) for triple in triples])
+    low, high = np.moveaxis(np.array(ends_of, dtype=np.float64), 2, 0)
     return Measured(
         tuple(f"candidate {record.id}" for record, _ in found),
-        tuple(record.id for record, _ in found), raw, np.maximum(raw - half, floor),
-        np.minimum(raw + half, ceiling), "search",
+        tuple(record.id for record, _ in found), raw, low, high, "search",
     )  # fmt: skip
 
 

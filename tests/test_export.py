@@ -98,7 +98,8 @@ def test_a_candidate_is_the_merge_that_its_genome_means(
     assert head_of(card)["base_model"] == ["base", *names]
     assert "not** measured on held-out items" in card
     assert f"python -m evomerge replay {study} {number}" in card
-    assert "LICENCE WARNING" in out and "> **Licence warning.**" in card
+    assert head_of(card)["license"] == "apache-2.0" and "WARNING" not in out.upper()
+    assert card.count("| apache-2.0 | README.md |") == 4
     recipe = Recipe.from_yaml(tmp_path / "out" / "recipe.yaml")
     digest = recipe.digest(Merger().identities(recipe))
     assert f"digest: {digest}" in out
@@ -292,9 +293,6 @@ def test_an_upload_is_private_and_names_no_folder_of_this_machine(
     study: Path, tmp_path: Path
 ) -> None:
     done, sent = pushed(study, tmp_path / "out", False)
-    assert done.returncode == 2 and "No licence was found of base" in done.stderr
-    assert not sent and not (tmp_path / "out").exists()
-    done, sent = pushed(study, tmp_path / "out", False, "--accept-licence-conflict")
     assert done.returncode == 0, done.stderr
     paths = [path for path, _ in sent]
     assert paths[0] == "/api/repos/create" and json.loads(sent[0][1])["private"] is True
@@ -308,24 +306,39 @@ def test_an_upload_is_private_and_names_no_folder_of_this_machine(
 
 @pytest.mark.slow
 def test_a_failed_upload_loses_nothing(study: Path, tmp_path: Path) -> None:
-    done, _ = pushed(study, tmp_path / "a", True, "--accept-licence-conflict")
+    done, _ = pushed(study, tmp_path / "a", True)
     assert done.returncode == 2 and "the public repository me/merged" in done.stderr
     assert not (tmp_path / "a").exists()
-    done, _ = pushed(study, tmp_path / "b", None, "--accept-licence-conflict")
+    done, _ = pushed(study, tmp_path / "b", None)
     assert done.returncode == 1 and f"hf upload me/merged {tmp_path / 'b'}" in done.stderr
     assert (tmp_path / "b" / "recipe.yaml").is_file() and "Traceback" not in done.stderr
 
 
-def test_no_token_is_told_before_the_work(
+def test_what_stands_against_an_upload_is_told_before_the_work(
     study: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    more = ("--push-to-hub", "me/x", "--accept-licence-conflict")
-    code, _, err = called(capsys, "export", study, 0, tmp_path / "out", *more)
-    assert code == 2 and "no token of the hub" in err and not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    shutil.copytree(zoo_path("models/math"), tmp_path / "math")
+    (tmp_path / "math" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    restricted = ("--model", f"math={tmp_path / 'math'}")
+    for more, said in (
+        (("me/x", *restricted), "Not for commercial use: math (cc-by-nc-4.0)"),
+        (("me/x", *restricted, "--accept-licence-conflict"), "no token of the hub"),
+        (("me//x",), "a repository such as owner/model"),
+    ):
+        code, _, err = called(capsys, "export", study, 0, out, "--push-to-hub", *more)
+        assert code == 2 and said in err and not out.exists()
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    code, _, err = called(capsys, "export", study, 0, out, "--push-to-hub", "me/x")  # offline
+    assert code == 1 and "could not be asked about me/x" in err and not out.exists()
+    code, said, _ = called(capsys, "export", study, 0, out, "--format", "recipe", *restricted)
+    assert code == 0 and "LICENCE WARNING:\n  ! Not for commercial use" in said
+    card = (out / "README.md").read_text()
+    assert "> **Licence warning.**" in card and head_of(card)["license"] == "cc-by-nc-4.0"
 
 
 def test_a_candidate_reproduces(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,9 +84,7 @@ def model_card(
     name = printable(str(results.get("experiment") or "merged model"))
     seed = results.get("seed")
     judged = verdict(results)
-    said = (
-        (judged.headline, *judged.sentences) if judged else evidence.sentences if evidence else ()
-    )
+    said = evidence.sentences if evidence else (judged.headline, *judged.sentences)
     title = name if evidence is None else f"{name}, {evidence.name}"
     what = "adapter (LoRA) that stands for a merge" if adaptation else "merge"
     flags = licence_flags(parents)

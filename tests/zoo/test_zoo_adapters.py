@@ -57,8 +57,9 @@ def test_the_yaml_lists_the_pool_in_its_order() -> None:
 def test_folders_are_those_of_the_pool() -> None:
     assert {path.name for path in zoo_path("adapters").iterdir()} == set(POOL)
     files = [path for path in zoo_path("adapters").rglob("*") if path.is_file()]
-    assert {path.name for path in files} == {"adapter_config.json", "adapter_model.safetensors"}
-    assert len(files) == 2 * len(POOL)
+    expected = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in files} == expected
+    assert len(files) == 3 * len(POOL)
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
 

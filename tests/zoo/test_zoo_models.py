@@ -19,6 +19,7 @@ from evomerge.zoo.tokenizer import vocabulary
 
 MODELS = ("base", *SOURCES)
 EXPECTED_FILES = {
+    "README.md",
     "config.json",
     "generation_config.json",
     "model.safetensors",

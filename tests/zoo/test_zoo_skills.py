@@ -100,7 +100,7 @@ def test_each_skill_is_trained_alone_and_never_on_an_item() -> None:
 def test_files_are_those_of_the_lessons() -> None:
     files = [path for path in zoo_path("skill_adapters").rglob("*") if path.is_file()]
     assert {path.parent.name for path in files} == set(SKILLS)
-    assert len(files) == 2 * len(SKILLS) and sum(f.stat().st_size for f in files) < 450_000
+    assert len(files) == 3 * len(SKILLS) and sum(f.stat().st_size for f in files) < 450_000
     for name, lesson in SKILLS.items():
         text = (folder(name) / "adapter_config.json").read_text(encoding="utf-8")
         assert json.loads(text) == adapter_config(lesson)
