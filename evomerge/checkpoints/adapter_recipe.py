@@ -93,17 +93,17 @@ def write_adapter(
 
     def given(module: str) -> dict[str, object]:
         name = f"{module}.weight"
-        return arguments(operator, scopes, name, [name] * len(used), _depth(layout, name))
+        return arguments(operator, scopes, name, [name] * len(used), depth_of(layout, name))
 
     def weights(module: str) -> list[float]:
-        return _sum_weights(operator, given(module))
+        return sum_weights(operator, given(module))
 
     def dense(module: str) -> Tensor:
         matrices = deltas(used if base is None else [base, *used], module)
         start = matrices.pop(0) if base is not None else torch.zeros_like(matrices[0])
         keys = None
         if operator.needs_keys:
-            seed = seed_of(scopes, f"{module}.weight", _depth(layout, f"{module}.weight"))
+            seed = seed_of(scopes, f"{module}.weight", depth_of(layout, f"{module}.weight"))
             keys = [MaskKey(seed, a.fingerprint, f"{module}.weight") for a in used]
         origin = None if operator.takes_base == "never" else start
         return operators.merge(operator.name, origin, matrices, keys=keys, **given(module))
@@ -132,7 +132,7 @@ def _open(ref: str, field: str, allow_pickled: bool) -> Adapter:
     return Adapter(alone, field, allow_pickled)
 
 
-def _depth(layout: Layout, name: str) -> float:
+def depth_of(layout: Layout, name: str) -> float:
     """Depth of a module in [0, 1]; 0 outside the blocks."""
     group = layout.group_of(name)
     if not group.startswith("block."):
@@ -140,7 +140,7 @@ def _depth(layout: Layout, name: str) -> float:
     return int(group.removeprefix("block.")) / (layout.blocks - 1) if layout.blocks > 1 else 1.0
 
 
-def _sum_weights(operator: Operator, given: Mapping[str, object]) -> list[float]:
+def sum_weights(operator: Operator, given: Mapping[str, object]) -> list[float]:
     """Weights of a plain sum: the operator's, divided by their sum and scaled as it says."""
     raw = given["weight"]
     assert isinstance(raw, Sequence)

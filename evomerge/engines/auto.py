@@ -20,7 +20,7 @@ NAMES = ("auto", "vllm", "transformers")
 
 _COMMON = ("dtype", "max_model_len", "threads", "seed", "batch_tokens")
 
-_OWN = ("kv_cache_gb", "quiet", "trust_remote_code")
+_OWN = ("kv_cache_gb", "lora", "quiet", "trust_remote_code")
 """Arguments of our vLLM engine, which vLLM itself does not see."""
 
 KEYS = ("name", "dtype", "max_model_len", "batch_tokens", "args")

@@ -45,6 +45,7 @@ class VllmEngine:
         max_model_len: int | None = None,
         cores: Sequence[int] | None = None,
         kv_cache_gb: float | None = None,
+        lora: bool = False,
         quiet: bool = True,
         trust_remote_code: bool = False,
         **engine_args: Any,
@@ -62,6 +63,9 @@ class VllmEngine:
             cores: core numbers this process is bound to; None leaves it where it is.
             kv_cache_gb: room for the key-value cache in GiB. None means 0.5 on a CPU and, on a
                 GPU, what `gpu_memory_utilization` leaves.
+            lora: give vLLM a recipe that sums LoRA adapters of `model` as one adapter instead of
+                merged weights, up to its `max_lora_rank` (here 64 by default). A swap is cheap and
+                answers are dearer: measure before you turn it on.
             quiet: log errors only.
             trust_remote_code: run code that comes with the checkpoint.
             **engine_args: any other argument of `vllm.LLM`.
@@ -90,6 +94,11 @@ class VllmEngine:
             "worker_extension_cls": _WORKER,
             "trust_remote_code": trust_remote_code,
         }
+        if lora:
+            limits = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 64}
+            self._arguments = limits | self._arguments
+        self._lora = lora
+        self._adapter = False
         self._kv_cache_gb = kv_cache_gb
         self._failed = self._broken = False
         if VllmEngine._running is not None:
@@ -114,7 +123,8 @@ class VllmEngine:
             self._restart()
         self._failed = self._broken = True
         try:
-            replies = self._llm.collective_rpc("evomerge_load", args=(recipe.to_dict(),))
+            arguments = (recipe.to_dict(), self._lora)
+            replies = self._llm.collective_rpc("evomerge_load", args=arguments)
         except Exception as error:
             raise CandidateError(f"the weights could not be updated: {error}") from error
         self._broken = not all(reply["sound"] for reply in replies)
@@ -124,6 +134,7 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             self._broken = True
             raise CandidateError("vLLM did not let go of the cache of the weights before")
+        self._adapter = all(reply.get("adapter", False) for reply in replies)
         self._failed = False
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
@@ -248,10 +259,24 @@ class VllmEngine:
         prompts = [{"prompt_token_ids": row} for row in ids]
         try:
             with vllm_setup.uncompiled(self._arguments["enforce_eager"]):
-                return list(self._llm.generate(prompts, settings, use_tqdm=False))
+                return list(
+                    self._llm.generate(
+                        prompts, settings, use_tqdm=False, lora_request=self._request()
+                    )
+                )
         except Exception as error:
             self._failed = self._broken = True
             raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
+
+    def _request(self) -> Any:
+        """The adapter that the answers need; None where the weights are merged."""
+        if not self._adapter:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        from evomerge.engines.vllm_worker import ADAPTER
+
+        return LoRARequest("merged", ADAPTER, "in memory")
 
     def _start(self) -> None:
         with vllm_setup.undisturbed(self._quiet):

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.deepening import Places, at_depth, is_tied
 from evomerge.checkpoints.layout import layout_of
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.region import is_head
+from evomerge.engines.stacking import Stack, rank_of, stacked
 from evomerge.engines.weights import check_finite, differing
 from evomerge.errors import CandidateError, UserError
-from evomerge.recipe import Recipe
+from evomerge.recipe import Recipe, Source
 
 
 class MergeWorkerExtension:
@@ -25,16 +27,25 @@ class MergeWorkerExtension:
 
     The reply is plain data, since exceptions do not survive the way between processes:
     `ok`; `sound` (the model's structure is whole, whatever its weights are); `error`; `kind`
-    and `problems` of a user's error; `seconds`; `tensors`.
+    and `problems` of a user's error; `seconds`; `tensors`; `adapter` (there is one to be used).
     """
 
-    def evomerge_load(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """Merges a recipe (plain data) and overwrites the running model's weights with it."""
+    def evomerge_load(self, recipe: Mapping[str, Any], lora: bool = False) -> dict[str, Any]:
+        """Merges a recipe (plain data) and overwrites the running model's weights with it.
+
+        With `lora`, a weighted sum of LoRA adapters of the engine's own model is given to vLLM
+        as one adapter, as long as its rank is not above `max_lora_rank`.
+        """
         if "_evomerge_merger" not in self.__dict__:
             device = self.__dict__.get("device", "cpu")  # the worker's own
             self.__dict__["_evomerge_merger"] = Merger(device=device)
         merger: Merger = self.__dict__["_evomerge_merger"]
         worker: Any = self
+        if lora:
+            reply = self._evomerge_adapt(recipe, merger)
+            if reply is not None:
+                return reply
+            self.__dict__["_evomerge_base"] = False
         config = worker.model_runner.model_config.hf_text_config
         wrong: list[CandidateError] = []
 
@@ -47,6 +58,37 @@ class MergeWorkerExtension:
             return watch_head(tensors, wrong) if one else tensors
 
         return self.evomerge_update(weights, wrong)
+
+    def _evomerge_adapt(self, recipe: Mapping[str, Any], merger: Merger) -> dict[str, Any] | None:
+        """Swaps vLLM's adapter; None where the recipe is no adapter or one of too high a rank."""
+        start = time.perf_counter()
+        runner = self.__dict__["model_runner"]
+        own = runner.model_config.model
+        try:
+            assembled = Recipe.from_dict(recipe)
+            check_recipe(assembled)
+            stack = stacked(assembled, merger.checkpoint, Path(own))
+        except UserError:
+            return None  # merging it says what is wrong
+        if stack is None or rank_of(stack) > runner.lora_config.max_lora_rank:
+            return None
+        if not self.__dict__.get("_evomerge_base", True):
+            plain = Recipe("linear", (Source(own, {"weight": 1.0}),))
+            reply = self.evomerge_update(lambda: merger.merge(plain))
+            if not reply["ok"]:
+                return reply
+            self.__dict__["_evomerge_base"] = True
+        reply = {"ok": False, "sound": True, "tensors": 2 * len(stack), "adapter": bool(stack)}
+        try:
+            swap_adapter(runner, stack)
+            reply["ok"] = True
+        except CandidateError as error:
+            reply["error"] = str(error)
+        except Exception as error:
+            reply["error"] = f"the adapter could not be swapped: {type(error).__name__}: {error}"
+            reply["sound"] = False
+        reply["seconds"] = time.perf_counter() - start
+        return reply
 
     def evomerge_update(
         self,
@@ -82,6 +124,45 @@ class MergeWorkerExtension:
         reply["seconds"] = time.perf_counter() - start
         reply["tensors"] = stream.count if stream else 0
         return reply
+
+
+ADAPTER = 1
+"""Number of the one adapter that vLLM is given."""
+
+
+def swap_adapter(runner: Any, stack: Stack) -> None:
+    """Puts an adapter in the place of the one before it, or of none; nothing is written to disk.
+
+    Raises:
+        CandidateError: if a factor is not finite.
+    """
+    from vllm.lora.lora_model import LoRAModel
+    from vllm.lora.peft_helper import PEFTHelper
+
+    for module, pair in stack.items():
+        for factor in pair:
+            check_finite(f"{module} of the adapter", factor)
+    manager = runner.lora_manager._adapter_manager
+    manager.remove_adapter(ADAPTER)
+    if not stack:
+        return
+    rank = rank_of(stack)
+    tensors = {
+        f"base_model.model.{module}.lora_{letter}.weight": factor
+        for module, pair in stack.items()
+        for letter, factor in zip("AB", pair, strict=True)
+    }
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    adapter = LoRAModel.from_lora_tensors(
+        ADAPTER,
+        tensors,
+        PEFTHelper(r=rank, lora_alpha=rank, target_modules=sorted(stack)),
+        device="cpu",
+        dtype=runner.lora_config.lora_dtype,
+        weights_mapper=mapper.get_rename_mapper() if mapper is not None else None,
+    )
+    manager.add_adapter(adapter)
+    manager.activate_adapter(ADAPTER)
 
 
 class _Stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,18 +22,21 @@ from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
 from evomerge.errors import CandidateError, ConfigError, EngineError, RecipeError
 from evomerge.recipe import Recipe, Source
-from evomerge.types import Sampling
+from evomerge.types import Chat, Sampling
 
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
 
 GREEDY = Sampling(16)
-SETTINGS = {"block_size": 32, "kv_cache_gb": 0.25}
+SETTINGS = {"block_size": 32, "kv_cache_gb": 0.25, "max_num_seqs": 64}
 """Blocks of 32 tokens let short prompts fill the prefix cache."""
 
 FRESH = """
 import json, sys
 from evomerge.engines.vllm import VllmEngine
-from evomerge.types import Sampling
+from evomerge.types import Chat, Sampling
 given = json.load(sys.stdin)
 answers = []
 for folder in given["folders"]:
@@ -74,16 +77,23 @@ def texts(engine: Any, prompts: tuple[str, ...]) -> list[str]:
     return [g.text for g in engine.generate(prompts, GREEDY)]
 
 
-def test_ten_updates_answer_as_ten_fresh_engines(
+def test_twenty_updates_in_a_row_answer_as_written_checkpoints(
     engine: VllmEngine, trained: Family, tmp_path: Path
 ) -> None:
-    recipes = trained.recipes(10)
-    in_place = []
+    """Each against transformers; the first, the tenth and the last against a fresh engine, too."""
+    recipes = trained.recipes(20)
+    plain = TransformersEngine(trained.base)
+    in_place, parted = [], 0
     for recipe in recipes:
         engine.load(recipe)
         in_place.append(texts(engine, trained.prompts))
-    assert in_place == fresh(recipes, trained.prompts, tmp_path)
+        plain.load(recipe)
+        parted += len(differences(plain, trained.prompts, in_place[-1]))
     assert len({tuple(answers) for answers in in_place}) == len(recipes)
+    assert parted <= 0.02 * len(recipes) * len(trained.prompts)
+    some = [0, 9, 19]
+    chosen = fresh([recipes[i] for i in some], trained.prompts, tmp_path)
+    assert [in_place[i] for i in some] == chosen
 
 
 def long_prompts(family: Family) -> tuple[str, ...]:
@@ -117,16 +127,28 @@ def test_prefix_cache_of_the_weights_before_is_not_used(
 def test_answers_agree_with_transformers_but_for_near_ties(
     engine: VllmEngine, trained: Family, weights: tuple[float, ...]
 ) -> None:
-    """bfloat16 here, float32 there: logits of about 10 are told apart by 0.06 and more."""
     recipe = trained.recipe(*weights)
     plain = TransformersEngine(trained.base)
     plain.load(recipe)
     engine.load(recipe)
-    ours, theirs = texts(plain, trained.prompts), texts(engine, trained.prompts)
-    pairs = zip(trained.prompts, ours, theirs, strict=True)
-    gaps = {prompt: gap(plain, prompt, a, b) for prompt, a, b in pairs if a != b}
-    assert all(0 <= g < 0.25 for g in gaps.values()), gaps
-    assert len(gaps) <= 0.15 * len(ours)
+    gaps = differences(plain, trained.prompts, texts(engine, trained.prompts))
+    assert len(gaps) <= 0.05 * len(trained.prompts)
+    pairs = list(zip(trained.prompts, trained.golds, strict=True))
+    np.testing.assert_allclose(
+        engine.loglikelihood(pairs), plain.loglikelihood(pairs), rtol=0, atol=1e-3
+    )
+
+
+def differences(plain: TransformersEngine, prompts: Sequence[str], told: list[str]) -> list[float]:
+    """How far apart the two best logits are where an answer is not that of transformers.
+
+    Checks that all are near-ties: both engines compute in float32, so logits of about 10 come out
+    the same but for some 1e-5.
+    """
+    ours = texts(plain, prompts)
+    gaps = {p: gap(plain, p, a, b) for p, a, b in zip(prompts, ours, told, strict=True) if a != b}
+    assert all(0 <= g < 1e-3 for g in gaps.values()), gaps
+    return list(gaps.values())
 
 
 def gap(engine: TransformersEngine, prompt: str, a: str, b: str) -> float:
@@ -149,8 +171,7 @@ def test_loglikelihood_agrees_with_transformers(engine: VllmEngine, trained: Fam
     engine.load(recipe)
     pairs = list(zip(trained.prompts, trained.golds, strict=True))
     got, expected = engine.loglikelihood(pairs), plain.loglikelihood(pairs)
-    np.testing.assert_allclose(got, expected, atol=0.1)
-    assert abs(float(np.mean(got - expected))) < 0.02
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
     np.testing.assert_array_equal(engine.loglikelihood(pairs), got)
     assert len(engine.loglikelihood([])) == 0
     rows = [engine.codec.pair(c, text) for c, text in pairs]
@@ -179,6 +200,52 @@ def test_tokens_and_stop_strings_are_those_of_transformers(
     assert same >= 0.9 * len(ours)
     assert all(stop[0] not in answer.text for answer in theirs)
     assert ours[0].tokens < whole[0].tokens and theirs[0] == ours[0]
+
+
+def test_settings_of_sampling_mean_the_same_in_both(engine: VllmEngine, trained: Family) -> None:
+    recipe = trained.recipe(0.5)
+    plain = TransformersEngine(trained.base)
+    plain.load(recipe)
+    engine.load(recipe)
+
+    def say(which: Any, **changes: Any) -> list[str]:
+        found = which.generate(trained.prompts, replace(GREEDY, **changes))
+        return [g.text for g in found]
+
+    greedy = say(engine)
+    for narrow in ({"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}):
+        assert say(engine, temperature=2.0, **narrow) == greedy
+    penalised = say(engine, repetition_penalty=1.5)
+    same = sum(a == b for a, b in zip(penalised, say(plain, repetition_penalty=1.5), strict=True))
+    assert penalised != greedy and same >= 0.95 * len(penalised)
+    assert say(engine, temperature=1.5, seed=5) != say(engine, temperature=1.5)
+    assert say(engine, temperature=1.5, seed=0) == say(engine, temperature=1.5)
+
+
+def test_a_chat_is_answered_as_by_transformers(engine: VllmEngine, trained: Family) -> None:
+    recipe = trained.recipe(0.5)
+    plain = TransformersEngine(trained.base)
+    plain.load(recipe)
+    engine.load(recipe)
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}\n"
+    for each in (plain, engine):
+        each.codec.tokenizer.chat_template = template
+    chats = [Chat(p.strip(), "12 ") for p in trained.prompts[:20]]
+    told = [g.text for g in engine.generate(chats, GREEDY)]
+    assert told == [g.text for g in plain.generate(chats, GREEDY)]
+    assert told != texts(engine, trained.prompts[:20])
+    pairs = list(zip(chats, trained.golds, strict=False))
+    np.testing.assert_allclose(engine.loglikelihood(pairs), plain.loglikelihood(pairs), atol=1e-3)
+    for each in (plain, engine):
+        each.codec.tokenizer.chat_template = None
+
+
+def test_arguments_arrive_in_vllm(engine: VllmEngine) -> None:
+    config = engine._llm.llm_engine.vllm_config
+    assert config.cache_config.block_size == SETTINGS["block_size"]
+    assert config.scheduler_config.max_num_seqs == SETTINGS["max_num_seqs"]
+    assert config.cache_config.kv_cache_memory_bytes == 2**28
+    assert config.model_config.dtype == torch.float32  # auto, on a CPU
 
 
 def test_sampling_depends_on_the_seed(engine: VllmEngine, trained: Family) -> None:
@@ -224,6 +291,7 @@ def test_update_that_breaks_half_way_is_made_good(
     good = trained.recipe(0.6, 0.2)
     engine.load(good)
     answers = texts(engine, trained.prompts)
+    running = engine._llm
     merge = Merger.merge
 
     def damaged(self: Merger, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
@@ -244,6 +312,8 @@ def test_update_that_breaks_half_way_is_made_good(
         texts(engine, trained.prompts)
     engine.load(good)
     assert texts(engine, trained.prompts) == answers
+    rebuilt = engine._llm is not running
+    assert rebuilt == (broken in ("stream", "shape", "name"))
 
 
 def test_prompt_without_room_names_the_limit(engine: VllmEngine, trained: Family) -> None:

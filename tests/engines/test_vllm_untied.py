@@ -15,7 +15,10 @@ from evomerge.engines.vllm import VllmEngine
 from evomerge.errors import ConfigError
 from evomerge.types import Generation, Sampling
 
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
 
 
 def answers(engine: VllmEngine, family: Family) -> list[Generation]:
