@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from evomerge.errors import RecipeError
@@ -28,11 +27,12 @@ from evomerge.report.candidates import (
 from evomerge.report.coefficients import Grid, genome_of, read_genome
 from evomerge.report.course import Course, make_course
 from evomerge.report.curves import Curves, curve_chart, curve_keys, make_curves
+from evomerge.report.facts import facts_of, moment, pairs_of, seed_of
 from evomerge.report.front import Front, make_front
 from evomerge.report.front_figures import front_charts, keys
 from evomerge.report.items import Items, make_items
 from evomerge.report.marks import Key, series_colour
-from evomerge.report.numbers import duration, percent, whole
+from evomerge.report.numbers import percent, whole
 from evomerge.report.objectives import Constraint, Objective, read_constraints, read_objectives
 from evomerge.report.pairs import Against, against_all, controls_sentence
 from evomerge.report.parents import (
@@ -205,9 +205,7 @@ def prepare(run: RunFiles) -> Content:
     recipe = _recipe(run.recipe)
     route = route_of(recipe, model_names(settings))
     charts |= {"route": route_chart(route)} if route else {}
-    searched = read_answers(run, "search").tasks
-    folder = run.folder / FOLDER if run.folder is not None else None
-    curves, missing = make_curves(settings, searched, folder)
+    curves, missing = _item_curves(run, settings)
     charts |= {
         f"curve-{at}-{n}": curve_chart(curve)
         for at, found in enumerate(curves, 1)
@@ -215,11 +213,11 @@ def prepare(run: RunFiles) -> Content:
     }
     pedigree = read_pedigree(run)
     experiment = str(results.get("experiment") or study.get("experiment") or "study")
-    seed = _seed(results, study)
+    seed = seed_of(results, study)
     return Content(
         experiment=experiment,
         seed=seed,
-        started=_moment(study.get("time")),
+        started=moment(study.get("time")),
         verdict=verdict(results) if run.results else progress(records, run.ended),
         tables=tables,
         measures=[] if run.results else _measures(run.events),
@@ -227,8 +225,8 @@ def prepare(run: RunFiles) -> Content:
         grids=grids,
         others=others,
         genome_of=genome_of,
-        facts=_facts(results, study, tables, course),
-        versions=_pairs(results.get("versions") or study.get("versions")),
+        facts=facts_of(results, study, tables, course),
+        versions=pairs_of(results.get("versions") or study.get("versions")),
         commands=commands(experiment, seed),
         recipe=run.recipe,
         config=run.config,
@@ -263,6 +261,15 @@ def prepare(run: RunFiles) -> Content:
     )
 
 
+def _item_curves(run: RunFiles, settings: Json) -> tuple[list[Curves], list[str]]:
+    """Item curves on the search items, if the study's estimator knows of an item model."""
+    estimator = mapping(settings.get("estimator"))
+    if not estimator.get("model") and not estimator.get("responses"):
+        return [], []
+    folder = run.folder / FOLDER if run.folder is not None else None
+    return make_curves(settings, read_answers(run, "search").tasks, folder)
+
+
 def commands(experiment: str, seed: str) -> list[str]:
     """The command that runs a study again, quoted for a POSIX shell."""
     parts = ["python", "-m", "evomerge", f"+experiment={experiment}"]
@@ -279,12 +286,13 @@ def _compared_with(results: Json, task: str) -> str:
 
 
 def _export(run: RunFiles, results: Json, records: list[CandidateRecord]) -> str:
-    """The command that writes the chosen merge as a checkpoint; empty if it has no number."""
+    """The command that writes the chosen merge as a checkpoint; empty while none is chosen."""
     best = mapping(mapping(results.get("models")).get(str(results.get("best"))))
     record = find_best(records, str(best.get("digest") or "")) if results else None
-    if record is None or run.folder is None:
+    if not results or run.folder is None:
         return ""
-    return f"python -m evomerge export {shlex.quote(str(run.folder))} {record.id} OUT"
+    which = "best" if record is None else str(record.id)
+    return f"python -m evomerge export {shlex.quote(str(run.folder))} {which} OUT"
 
 
 def _coefficients(
@@ -336,74 +344,3 @@ def _measures(events: list[Json]) -> list[tuple[str, str, str, str, str, str]]:
                 value, items = number(parts.get("score")), count(parts.get("items"))
                 rows.append((name, role, task, split, percent(value), whole(items)))
     return rows
-
-
-def _facts(
-    results: Json, study: Json, tables: list[tuple[str, list[Row]]], course: Course
-) -> list[tuple[str, str]]:
-    cost = mapping(results.get("cost"))
-    space = mapping(study.get("space"))
-    dimensions = space.get("dimensions")
-    overhead = number(cost.get("overhead_ms_per_candidate"))
-    chosen = [row for _, rows in tables for row in rows if row.chosen]
-    sizes = mapping(results.get("splits")) or {
-        row.task: {"search": row.search.items, "test": row.test.items} for row in chosen
-    }
-    facts = [
-        ("Candidates evaluated", whole(count(cost.get("candidates")))),
-        ("of them failed", whole(count(cost.get("failed")))),
-        ("of them stopped early by the race", whole(count(cost.get("stopped")))),
-        ("Item evaluations", whole(count(cost.get("item_evaluations")))),
-        ("of them answered by a model", whole(count(cost.get("answered")))),
-        ("Tokens generated", _tokens(course)),
-        ("GPU hours", course.gpu_hours if course.use.busy else ""),
-        ("Wall-clock time of the search", duration(number(cost.get("seconds")))),
-        ("Overhead a candidate", f"{overhead:.1f} ms" if overhead is not None else ""),
-        ("Seed", _seed(results, study)),
-        ("Optimiser", str(study.get("optimizer") or results.get("optimizer") or "")),
-        ("Search space", str(space.get("name", ""))),
-        ("Dimensions", whole(len(dimensions)) if isinstance(dimensions, list) else ""),
-        *((f"{name} split", _items(sizes, name.lower())) for name in ("Search", "Validation")),
-        ("Held-out test split", _items(sizes, "test")),
-        *(
-            (f"Control: {name}", _control(mapping(control)))
-            for name, control in mapping(results.get("controls_cost")).items()
-        ),
-    ]
-    return [(name, value) for name, value in facts if value.strip() and value != whole(None)]
-
-
-def _tokens(course: Course) -> str:
-    if course.tokens is None:
-        return ""
-    return f"{'about ' if course.estimated else ''}{whole(int(course.tokens))}"
-
-
-def _items(sizes: Json, split: str) -> str:
-    """The items of a split; of tasks that only the test split measures, no others."""
-    known = {task: count(mapping(size).get(split)) for task, size in sizes.items()}
-    return "; ".join(f"{task}: {whole(n)} items" for task, n in known.items() if n)
-
-
-def _control(cost: Json) -> str:
-    candidates = whole(count(cost.get("candidates")))
-    return f"{candidates} candidates, {duration(number(cost.get('seconds')))}"
-
-
-def _pairs(value: object) -> list[tuple[str, str]]:
-    return [(name, str(text)) for name, text in sorted(mapping(value).items())]
-
-
-def _seed(results: Json, study: Json) -> str:
-    seed = results.get("seed", study.get("seed"))
-    return "" if seed is None else str(seed)
-
-
-def _moment(value: object) -> str:
-    seconds = number(value)
-    if seconds is None:
-        return str(value or "")
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (OverflowError, ValueError, OSError):
-        return ""

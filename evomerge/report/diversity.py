@@ -35,8 +35,13 @@ def matrix(
     ]
     rows, places = [], []
     for place, record in enumerate(records):
-        genes = [number(gene) for gene in record.genome]
-        if genes and len(genes) == len(bounds) and None not in genes:
+        if not bounds or len(record.genome) != len(bounds):
+            continue
+        try:
+            genes = np.array(record.genome, dtype=np.float64)
+        except (TypeError, ValueError):  # a gene that is a word, or none
+            continue
+        if np.isfinite(genes).all():
             rows.append(genes)
             places.append(place)
     array = np.array(rows, dtype=np.float64).reshape(len(rows), len(bounds))

@@ -187,6 +187,12 @@ def test_a_table_sorts_by_value(browser: Any, front_pages: dict[str, Path]) -> N
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "descending"
     assert table.evaluate(values) == up[::-1] == sorted(up, reverse=True)
+    search = tab.locator("label.filter input").first
+    search.fill("knee")
+    rows = table.locator("tbody tr:visible")
+    assert rows.count() == 1 and "knee" in rows.first.inner_text()
+    search.fill("")
+    assert rows.count() == len(up)
     names = table.locator("thead th").nth(0)
     names.locator("button").click()
     texts = table.locator("tbody th").all_inner_texts()
@@ -215,22 +221,22 @@ def test_answers_are_searched_and_stay_text(
     assert cards.count() == 10
     assert answers.EVIL.split("\u2028")[0] in cards.first.inner_text()
     assert tab.locator("#browser script, #browser img").count() == 0
-    tab.get_by_label("Search", exact=False).last.fill("says 17")
+    tab.locator("#browser input[type=search]").fill("says 17")
     assert found.inner_text() == "1 of 45 items"
     assert "evolved merge says 17" in cards.first.inner_text()
-    tab.get_by_label("Search", exact=False).last.fill("nothing like this")
+    tab.locator("#browser input[type=search]").fill("nothing like this")
     assert (found.inner_text(), cards.count()) == ("0 of 45 items", 0)
-    tab.get_by_label("Search", exact=False).last.fill("")
-    tab.get_by_label("Show").select_option("forgotten")
+    tab.locator("#browser input[type=search]").fill("")
+    tab.locator("select[name=kind]").select_option("forgotten")
     told = tab.locator(".tile.down strong").first.inner_text()
     assert found.inner_text() == f"{told} of 45 items"
     for card in cards.all():
         assert "wrong" in card.locator(".answer").first.inner_text()
-    tab.get_by_label("Show").select_option("")
+    tab.locator("select[name=kind]").select_option("")
     tab.locator("#later").press("Enter")
     assert tab.locator("#page-number").inner_text() == "Page 2 of 5"
     assert "item-010" in cards.first.inner_text()
-    tab.get_by_label("Task").select_option("1")
+    tab.locator("select[name=task]").select_option("1")
     assert tab.locator("#page-number").inner_text() == "Page 1 of 5"
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.close()

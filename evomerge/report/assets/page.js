@@ -89,7 +89,34 @@
     body.append(...rows.map(({ row }) => row));
   }
 
+  const LONG = 12; // rows from which on a table can be searched
+
+  function searchable(table) {
+    const box = table.closest(".scroll");
+    const rows = [...table.tBodies[0].rows];
+    const label = document.createElement("label");
+    const input = document.createElement("input");
+    const count = document.createElement("span");
+    label.className = "filter";
+    input.type = "search";
+    count.className = "between";
+    count.setAttribute("role", "status");
+    label.append("Search this table ", input, " ", count);
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let kept = 0;
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+        kept += !row.hidden;
+      }
+      count.textContent = words.length ? `${kept} of ${rows.length} rows` : "";
+    });
+    box.before(label);
+  }
+
   for (const table of document.querySelectorAll("table.sortable")) {
+    if (table.tBodies[0].rows.length >= LONG) searchable(table);
     [...table.tHead.rows[0].cells].forEach((heading, column) => {
       const button = document.createElement("button");
       button.type = "button";
