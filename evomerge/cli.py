@@ -381,6 +381,11 @@ def _explain(error: Exception) -> ConfigError:
     key = re.search(r"full_key: (\S+)", text)
     named = re.search(r"(?:override|find) '?([\w./@]+)'?", text)
     field = key.group(1) if key else named.group(1) if named else "config"
+    if "is not in struct" in text:
+        return ConfigError.of(
+            field, "a key that the YAML does not hold", "one of its keys",
+            f"Correct the name, or add it with a plus: +{field}=VALUE.",
+        )  # fmt: skip
     dropped = r"(full_key|object_type|reference_type|To append|Config search path|provider=)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if not re.match(dropped, line)]

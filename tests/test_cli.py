@@ -53,7 +53,7 @@ def test_help_lists_verbs_and_choices() -> None:
     [
         ("buget.candidates=3", ("buget", "Did you mean budget?")),
         ("budget.candidats=3", ("budget.candidats", "Did you mean candidates?")),
-        ("optimizer.popsize=3", ("optimizer.popsize", "struct")),
+        ("optimizer.popsize=3", ("optimizer.popsize", "+optimizer.popsize=VALUE")),
         ("budget.candidates=many", ("budget.candidates", "could not be converted")),
         ("task=jp_mth_tiny", ("task", "Did you mean jp_math_tiny?")),
         ("executor=raey", ("executor", "Did you mean ray?")),
