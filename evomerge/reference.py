@@ -28,6 +28,7 @@ PAGES = {
     "recheck": "racing.md#re-evaluation", "pool": "pool.md", "controls": "pool.md#the-controls",
     "objectives": "objectives.md#several-objectives", "constraints": "objectives.md#constraints",
     "warm_start": "objectives.md#stages-and-warm-starts", "ledger": "ledger.md",
+    "log": "live.md#in-the-terminal", "trackers": "live.md#trackers",
 }  # fmt: skip
 """Where more is said of a key."""
 

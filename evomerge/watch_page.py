@@ -71,6 +71,17 @@ SCRIPT = """
     return node ?? null;
   }
 
+  // Panels by their titles: others may come before them as the study goes on.
+  function panels(page) {
+    const found = new Map(), seen = {};
+    for (const panel of page.querySelectorAll("details")) {
+      const title = panel.querySelector("summary")?.textContent.trim() ?? "";
+      seen[title] = (seen[title] ?? 0) + 1;
+      found.set(`${seen[title]} ${title}`, panel);
+    }
+    return found;
+  }
+
   // What the reader has done to the page: where they are, what is open, typed and sorted.
   function remember(frame) {
     const page = frame.contentDocument, view = frame.contentWindow;
@@ -79,7 +90,7 @@ SCRIPT = """
     return {
       top: view.scrollY, left: view.scrollX,
       height: page.documentElement.scrollHeight,
-      open: [...page.querySelectorAll("details")].map((d) => [path(d), d.open]),
+      open: [...panels(page)].map(([title, panel]) => [title, panel.open]),
       inputs: controls(page).filter((c) => c.value !== c.defaultValue || c.checked
         !== c.defaultChecked).map((c) => [path(c), c.value, c.checked]),
       sorted: [...page.querySelectorAll("th[aria-sort]")].map((th) => [path(th),
@@ -94,10 +105,8 @@ SCRIPT = """
     const page = frame.contentDocument;
     const fire = (node, ...kinds) => kinds.forEach((kind) =>
       node.dispatchEvent(new frame.contentWindow.Event(kind, { bubbles: true })));
-    for (const [steps, open] of kept.open) {
-      const node = follow(page, steps);
-      if (node && "open" in node) node.open = open;
-    }
+    const there = panels(page);
+    for (const [title, open] of kept.open) if (there.has(title)) there.get(title).open = open;
     for (const [steps, value, checked] of kept.inputs) {
       const node = follow(page, steps);
       if (!node || !("value" in node)) continue;
