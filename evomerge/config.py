@@ -177,8 +177,8 @@ class Config:
         front: what is kept of a Pareto front.
         finalists: candidates that are compared on validation items.
         ledger: folder of answers that studies share; null keeps them in the run directory.
-        log: how a study shows itself: auto, plain, json or quiet; see docs/live.md.
-        trackers: names, or names with settings; see docs/live.md.
+        log: how a study shows itself: auto, plain, json or quiet.
+        trackers: names, or names with settings.
         trust_remote_code: whether models may run code that they bring along.
     """
 
