@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ def load(name: str, include_path: str | None, allow_code: bool, key: str) -> Loa
         problems = [p for entry in entries for p in _unsafe(entry, allow_code, key)]
         if problems:
             raise TaskError(list(dict.fromkeys(problems)))
-        if not allow_code:
-            _keep_templates_in_bounds()
+        _fill_templates(bounded=not allow_code)
         try:
             loaded = manager.load([name])
         except Exception as error:  # of the harness, of datasets, or of a task's own code
@@ -170,17 +170,32 @@ def _has_function(path: Path) -> bool:
     return any(isinstance(one, yaml.TagToken) and one.value[1] == "function" for one in tokens)
 
 
-def _keep_templates_in_bounds() -> None:
-    """Lets the harness fill its templates in Jinja's sandbox: they come from files and data."""
+def _fill_templates(bounded: bool) -> None:
+    """Lets the harness compile each template once, and fill it in Jinja's sandbox if need be.
+
+    Templates come from files. The harness compiles them for every document, which takes most of
+    the time that its prompts take.
+
+    Args:
+        bounded: in the sandbox.
+    """
+    from jinja2 import Environment, Template
     from jinja2.sandbox import SandboxedEnvironment
     from lm_eval import utils
 
-    if not isinstance(utils.env, SandboxedEnvironment):
-        bounded = SandboxedEnvironment(
+    kind: type[Environment] = SandboxedEnvironment if bounded else Environment
+
+    class Compiled(kind):  # type: ignore[valid-type,misc]
+        @lru_cache(maxsize=1024)  # noqa: B019, as one or two of these live as long as the process
+        def from_string(self, source: str) -> Template:
+            return super().from_string(source)
+
+    if type(utils.env).__mro__[1] is not kind:
+        env = Compiled(
             loader=utils.env.loader, undefined=utils.env.undefined, keep_trailing_newline=True
         )
-        bounded.filters.update(utils.env.filters)
-        utils.env = bounded
+        env.filters.update(utils.env.filters)
+        utils.env = env
 
 
 def _told(error: Exception) -> str:
