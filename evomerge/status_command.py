@@ -19,7 +19,7 @@ from evomerge.journal import JOURNAL, read_events
 Config = Mapping[str, Any]
 FINISHED, RUNNING, UNFINISHED, ABSENT = "finished", "running", "unfinished", "absent"
 
-_ELSEWHERE = ("run_dir", "executor", "models", "pool", "ledger")
+_ELSEWHERE = ("run_dir", "executor", "models", "pool", "ledger", "log", "trackers")
 """Keys that do not say what a study leaves: where and with what it runs, and what a pruned pool
 changes."""
 
@@ -118,7 +118,7 @@ def study_status(run_dir: Path, config: Config | None = None) -> Status:
     events = read_events(run_dir)
     kept = _kept_config(run_dir)
     results = [e for e in events if e["event"] == "result" and e.get("search") == "search"]
-    last = events[-1] if events else {"event": "none", "time": time.time()}
+    last: dict[str, Any] = events[-1] if events else {"event": "none", "time": time.time()}
     changed: tuple[str, ...] = ()
     state = RUNNING if _held(run_dir) else UNFINISHED
     if last["event"] == "end" and state != RUNNING:
