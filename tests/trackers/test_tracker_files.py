@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -190,18 +189,29 @@ def _key(item: Any) -> str:
 
 
 def wandb_records(folder: Path) -> list[Any]:
-    """All records of the offline runs in a folder."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from wandb.proto import wandb_internal_pb2
-        from wandb.sdk.internal.datastore import DataStore
+    """All records of the offline runs in a folder, in W&B's own messages.
+
+    A file has a header of seven bytes and then LevelDB's log format: blocks of 32 KiB that hold
+    pieces of records, each with a checksum, a length and whether it is whole, a first, a middle
+    or a last one.
+    """
+    from wandb.proto import wandb_internal_pb2
+
     out = []
     for file in sorted(folder.glob("offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(file))
-        scan: Callable[[], Any] = store.scan_data
-        while (data := scan()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            out.append(record)
+        data, place, whole = file.read_bytes(), 7, b""
+        assert data[:4] == b":W&B"
+        while place + 7 <= len(data):
+            left = 32768 - place % 32768
+            if left < 7:
+                place += left
+                continue
+            length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+            whole += data[place + 7 : place + 7 + length]
+            place += 7 + length
+            if kind in (1, 4):  # whole, or the last piece
+                record = wandb_internal_pb2.Record()
+                record.ParseFromString(whole)
+                out.append(record)
+                whole = b""
     return out
