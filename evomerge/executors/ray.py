@@ -172,6 +172,7 @@ class RayExecutor:
             self._served = True
             self._idle_since = None
             self._scheduler.join(member.id)
+            self._count_coming()
         elif event.value.fault == ENGINE:
             self._lose(member, event.value.reason, now, None)
         else:
@@ -193,6 +194,7 @@ class RayExecutor:
         )  # fmt: skip
         if not self._pool.ready() and self._idle_since is None:
             self._idle_since = now
+        self._count_coming()
         self._scheduler.leave(member.id, reason)
         if not self._pool.members and not self._pool.waiting and self._pool.retired:
             raise self._no_engine()
@@ -221,6 +223,7 @@ class RayExecutor:
         if now - self._looked >= self._pace.look and self._answered >= self._probed:
             self._looked = now
             self._recruit(now)
+        self._count_coming()
         self._check_hope(now)
 
     def _probe(self) -> None:
@@ -286,7 +289,7 @@ class RayExecutor:
                 "whole; the same command goes on once there are nodes. executor.wait sets how "
                 "long to wait."
             )
-        if now - self._said >= 30.0 and waited > self._pace.look:
+        if now - self._said >= 30.0 and waited > min(self._pace.grace, self._wait / 2):
             self._said = now
             _LOG.warning(
                 "no worker is left; waiting for a node with %s (%.0f of %.0f s)",
@@ -324,6 +327,10 @@ class RayExecutor:
             self._cluster.owned or time.monotonic() - member.since < self._pace.grace
         )
         return placing or member.state == "starting"
+
+    def _count_coming(self) -> None:
+        coming = sum(map(self._is_coming, self._pool.members.values()))
+        self._scheduler.coming = coming + len(self._pool.waiting)
 
     def _no_engine(self) -> EngineError:
         cause = getattr(self._cause, "cause", None) or self._cause

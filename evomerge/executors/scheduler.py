@@ -73,6 +73,7 @@ class Scheduler:
     Attributes:
         ready: outcomes to hand back.
         condemned: workers to replace.
+        coming: workers that are about to join; doubtful jobs wait for them.
     """
 
     def __init__(self, retries: int, limits: Limits) -> None:
@@ -84,6 +85,7 @@ class Scheduler:
         """
         self.ready: deque[Outcome] = deque()
         self.condemned: deque[int] = deque()
+        self.coming = 0
         self._retries = retries
         self._limits = limits
         self._queue: deque[_Ticket] = deque()
@@ -204,7 +206,7 @@ class Scheduler:
     def _doubt(self, ticket: _Ticket, worker: int, outcome: Outcome) -> bool:
         """Whether another worker is to be asked before an answer is believed."""
         others = any(other not in ticket.avoid | {worker} for other in self._strikes)
-        if ticket.doubted is not None or not (others or ticket.runs):
+        if ticket.doubted is not None or not (others or ticket.runs or self.coming):
             return False
         ticket.doubted = (worker, outcome)
         ticket.avoid.add(worker)
@@ -240,7 +242,8 @@ class Scheduler:
         for worker in self._idle:
             if worker not in ticket.avoid:
                 return worker
-        if all(worker in ticket.avoid for worker in self._strikes):
+        wait = ticket.doubted is not None and self.coming > 0
+        if not wait and all(worker in ticket.avoid for worker in self._strikes):
             return next(iter(self._idle), None)
         return None
 

@@ -14,22 +14,25 @@ from local_cluster import LocalCluster, with_token
 from studies import items, journal, quick_config
 from tiny_worker import TinyWorker, order
 
+from evomerge import study
 from evomerge.errors import EngineError, EvomergeError
 from evomerge.evaluation import in_order
 from evomerge.executors import ray as ray_module
 from evomerge.executors import serial as serial_module
 from evomerge.executors.limits import Limits
 from evomerge.executors.ray import Pace, RayExecutor
+from evomerge.executors.serial import SerialExecutor
+from evomerge.executors.staging import content_digests
 from evomerge.executors.worker import Job, Outcome, Request, WorkerSpec
 from evomerge.progress import Progress
 from evomerge.setup import make_setup
-from evomerge.study import run_study
 from evomerge.workers import Plan, worker_spec
+from evomerge.zoo import zoo_path
 
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 12.0
-PACE = Pace(tick=0.2, head=1.0, patience=4.0, look=1.0)
+PACE = Pace(tick=0.2, head=1.0, patience=4.0, look=1.0, grace=120.0)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,17 @@ def leave_room(executor: RayExecutor) -> None:
 def two_workers(executor: RayExecutor) -> dict[int, str]:
     until(lambda: len(actors(executor)) == 2, executor)
     return actors(executor)
+
+
+def test_a_broken_engine_in_this_process_is_made_anew(
+    spec: WorkerSpec, jobs: list[Job], expected: list[Any], faults: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(serial_module, "Worker", TinyWorker)
+    order(faults, "memory", 2)
+    outcomes = list(in_order(SerialExecutor(spec), jobs))
+    assert list(map(contents, outcomes)) == expected
+    assert [o.tries for o in outcomes] == [1, 1, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["kill", "memory", "broken", "hang", "nan", "slow"])
@@ -199,6 +213,7 @@ def test_a_study_with_faults_writes_the_journal_of_one_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Genomes, scores, measurements and the best are the same."""
+    monkeypatch.setattr(study, "write_report", lambda *_, **__: None)  # it takes long
     monkeypatch.setattr(serial_module, "Worker", TinyWorker)
     remote = functools.partial(
         RayExecutor, make=TinyWorker, limits=Limits(timeout=TIMEOUT), pace=PACE
@@ -218,7 +233,7 @@ def test_a_study_with_faults_writes_the_journal_of_one_without(
             for number, kind in ((2, "kill"), (5, "memory"), (7, "nan"), (9, "broken")):
                 order(faults, kind, number)
             order(faults, "kill", 12, times=2)
-        run_study(make_setup(config), Progress(quiet=True))
+        study.run_study(make_setup(config), Progress(quiet=True))
         found[name] = journal(tmp_path / name), items(tmp_path / name)
     assert not list(faults.iterdir())
     assert found["with"] == found["without"]
@@ -250,11 +265,58 @@ def test_nodes_come_and_go_and_without_any_the_study_stops(
         executor.next()
 
 
+def test_sources_are_staged_once_a_node(
+    cluster: LocalCluster, executor: RayExecutor, spec: WorkerSpec, jobs: list[Job], tmp_path: Path
+) -> None:
+    """Each node has its own disk; workers read the copies there, and answer the same."""
+    leave_room(executor)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    cluster.add(num_cpus=2, env_vars={"NODE_DISK": str(folders[0])})
+    cluster.add(num_cpus=1, num_gpus=2, env_vars={"NODE_DISK": str(folders[1])})
+    refs = [str(zoo_path(f"models/{name}")) for name in ("base", "math")]
+    digests = content_digests(refs)
+    staged = dataclasses.replace(spec, stage="$NODE_DISK/sources", sources=digests)
+    models = [{"model": ref, "parameters": {"weight": 1.0}} for ref in refs]
+    jobs = [dataclasses.replace(job, recipe={**job.recipe, "models": models}) for job in jobs]
+    there = RayExecutor(staged, 3, cluster.address, make=TinyWorker, pace=PACE)
+    try:
+        assert there.workers == 3
+        outcomes = list(in_order(there, jobs))
+    finally:
+        there.close()
+    worker = TinyWorker(spec)
+    assert list(map(contents, outcomes)) == [contents(worker.evaluate(job)) for job in jobs]
+    for folder in folders:
+        copies = [p for p in (folder / "sources").iterdir() if p.is_dir()]
+        assert sorted(content_digests(map(str, copies)).values()) == sorted(digests.values())
+
+
+def test_a_group_of_gpus_stays_with_its_worker_when_it_is_replaced(
+    cluster: LocalCluster, executor: RayExecutor, spec: WorkerSpec, jobs: list[Job],
+    expected: list[Any], faults: Path,
+) -> None:  # fmt: skip
+    """On a node that says it has two GPUs."""
+    import ray
+
+    leave_room(executor)
+    two = RayExecutor(spec, 1, cluster.address, 2.0, make=TinyWorker, pace=PACE)
+    try:
+        before = actors(two)
+        order(faults, "kill", 2)
+        assert list(map(contents, in_order(two, jobs))) == expected
+        after = actors(two)
+        assert list(after.values()) == list(before.values())
+        assert list(after) != list(before)
+        groups = [g for g in ray.util.placement_group_table().values() if g["state"] == "CREATED"]
+        assert [list(g["bundles"].values()) for g in groups] == [[{"CPU": 1.0, "GPU": 2.0}]]
+    finally:
+        two.close()
+
+
 def test_engines_that_cannot_start_stop_the_study_with_one_error(
     cluster: LocalCluster, executor: RayExecutor, spec: WorkerSpec, faults: Path
 ) -> None:
     leave_room(executor)
-    cluster.add(num_cpus=2)
     (faults / "no_engine").touch()
     try:
         with pytest.raises(EngineError, match="no worker can start its engine: there is no engine"):

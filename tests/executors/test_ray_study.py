@@ -15,9 +15,9 @@ import pytest
 from local_cluster import LocalCluster, with_token
 from studies import items, journal, quick_arguments, quick_config, results
 
+from evomerge import study
 from evomerge.progress import Progress
 from evomerge.setup import make_setup
-from evomerge.study import run_study
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +67,9 @@ def check_whole(run_dir: Path) -> None:
 
 
 def test_driver_killed_then_disk_full_then_head_lost_then_done(
-    cluster: LocalCluster, tmp_path: Path
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(study, "write_report", lambda *_, **__: None)  # it takes long
     run_dir, reference = tmp_path / "run", tmp_path / "reference"
     process = start(run_dir, cluster)
     wait(process, run_dir, 3)
@@ -98,7 +99,7 @@ def test_driver_killed_then_disk_full_then_head_lost_then_done(
     assert recorded(run_dir) < 16
 
     for folder in (run_dir, reference):
-        run_study(make_setup(quick_config(folder, *OVERRIDES)), Progress(quiet=True))
+        study.run_study(make_setup(quick_config(folder, *OVERRIDES)), Progress(quiet=True))
     assert journal(run_dir) == journal(reference)
     assert items(run_dir) == items(reference)
     assert results(run_dir) == results(reference)

@@ -157,6 +157,22 @@ def test_a_worker_that_doubts_alone_twice_is_condemned_and_two_are_believed() ->
     assert [(o.id, o.reason) for o in it.ready] == [(7, "not finite")]
 
 
+def test_doubt_waits_for_a_worker_that_is_coming_but_not_for_one_that_is_not() -> None:
+    it = scheduler(1)
+    it.coming = 1
+    for number in range(2):
+        it.submit(job(number), 0.0)
+    (run,) = start(it)
+    it.finish(run.number, doubtful(0), 0.0)
+    (other,) = start(it)  # the next job; the first waits
+    it.finish(other.number, good(1), 0.0)
+    assert start(it) == []
+    it.coming = 0
+    (again,) = start(it)  # nobody came
+    it.finish(again.number, doubtful(0), 0.0)
+    assert [(o.id, o.reason) for o in it.ready] == [(1, None), (0, "not finite")]
+
+
 def test_slow_jobs_are_given_to_a_free_worker_and_the_first_answer_counts() -> None:
     limits = Limits(slow_floor=0.0)
     for _ in range(5):

@@ -53,6 +53,7 @@ class TinyEngine:
     def load(self, recipe: Recipe) -> None:
         text = json.dumps(recipe.to_dict(), sort_keys=True)
         for copy, ref in self._names.items():
+            assert f'"{ref}"' not in text, "a source that was staged is read from elsewhere"
             text = text.replace(copy, ref)
         self._digest = hashlib.sha256(text.encode()).hexdigest()
         if self._has("kill"):
