@@ -55,7 +55,10 @@ def label(config: dict[str, Any]) -> str:
     name += "" if chosen == "random" else f" ({chosen})"
     items = estimator["items"]
     name += ", all items" if items is None else f", {items} items"
-    return name if race == "NoRace" else f"{name}, {race.lower()}"
+    if race != "NoRace":
+        name += ", hyperband" if config["racing"].get("brackets", 1) > 1 else f", {race.lower()}"
+    every = config["recheck"]["every"]
+    return name if every is None else f"{name}, recheck every {every}"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
