@@ -5,6 +5,7 @@ Tokens, truncation and stop strings follow the harness's own `hf` model, so that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,16 +20,17 @@ from lm_eval.models.utils import (
 )
 
 from evomerge.errors import ConfigError, Problem, TaskError
+from evomerge.tasks.sampling import make_sampling
 from evomerge.types import Sampling
 
 MAX_GEN_TOKS = 256
 """Longest answer, in tokens, of a task that says nothing; the harness's own."""
 
 _MAX_LENGTH = 2048  # of a model that names none; the harness's own
-_READ = ("until", "do_sample", "temperature", "max_gen_toks")
-_WHEN_SAMPLING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
+_READ = ("until", "do_sample", "temperature", "max_gen_toks", "repetition_penalty")
+_DRAWING = ("top_p", "top_k", "min_p")
 _NEUTRAL = {
-    "repetition_penalty": 1.0, "num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0,
+    "typical_p": 1.0, "num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0,
     "no_repeat_ngram_size": 0, "frequency_penalty": 0.0, "presence_penalty": 0.0,
 }  # fmt: skip
 
@@ -230,15 +232,22 @@ def sampling_of(settings: Mapping[str, Any], eos: str | None = None) -> Sampling
     temperature = float(found.get("temperature") or 0.0)
     if found.get("do_sample") and temperature == 0.0:
         raise ValueError("do_sample with a temperature of 0")
+    spec: dict[str, Any] = {"max_new_tokens": found["max_gen_toks"], "temperature": temperature}
     for name, value in found.items():
-        neutral = {**_NEUTRAL, **(_WHEN_SAMPLING if temperature > 0 else {})}
-        idle = name in _WHEN_SAMPLING or name in ("early_stopping", "use_cache")
-        if name in _READ or value is None or (name not in neutral and idle):
+        if value is None or name in ("early_stopping", "use_cache"):
             continue
-        if name not in neutral or value != neutral[name]:
+        if name in _DRAWING and temperature > 0:
+            spec[name] = max(value, 0) if name == "top_k" else value  # -1 keeps all, too
+        elif name == "repetition_penalty":
+            spec[name] = value
+        elif name not in (*_READ, *_DRAWING) and value != _NEUTRAL.get(name, math.nan):
             raise ValueError(f"{name}: {value!r}")
     stop: Sequence[str] = handle_stop_sequences(list(found["until"]), eos=eos)
-    return Sampling(int(found["max_gen_toks"]), tuple(s for s in stop if s), temperature)
+    try:
+        return make_sampling({**spec, "stop": [s for s in stop if s]}, "generation_kwargs")
+    except TaskError as error:
+        problem = error.problems[0]
+        raise ValueError(f"{problem.field.split('.')[-1]}: {problem.found}") from error
 
 
 def room_problem(wanted: int, limit: int, what: str) -> Problem:

@@ -334,7 +334,7 @@ class LmEvalTask:
         except (ValueError, TypeError) as error:
             yield Problem(
                 f"{self._key}.generation_kwargs", f"{error} in {task.task_name}",
-                "stop strings, a longest answer and a temperature only",
+                "stop strings, a longest answer, and what `Sampling` has",
                 f"Override it, such as {self._key}.generation_kwargs={{do_sample: false}}, "
                 "with null for what the task should not have.",
             )  # fmt: skip

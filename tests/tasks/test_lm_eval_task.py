@@ -168,16 +168,16 @@ def test_a_generated_answer_is_scored_by_the_harness(folder: Path) -> None:
 def test_sampling_is_what_the_task_says(folder: Path) -> None:
     task = LmEvalTask("own", "sums_generate", str(folder))
     assert task.sampling == Sampling(20, (".",), 0.0)
-    warm = {"do_sample": True, "temperature": 0.5, "max_gen_toks": 3}
+    warm = {"do_sample": True, "temperature": 0.5, "max_gen_toks": 3, "top_p": 0.9, "top_k": -1}
     task = LmEvalTask("own", "sums_generate", str(folder), generation_kwargs=warm)
-    assert task.sampling == Sampling(3, (".",), 0.5)
+    assert task.sampling == Sampling(3, (".",), 0.5, top_p=0.9)
     assert [p.field for p in task.check_length(3)] == ["engine.max_model_len"]
     assert list(task.check_length(4)) == []
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_beams": 4}, {"do_sample": True, "temperature": 0.7, "top_p": 0.9},
-                 {"do_sample": True}, {"repetition_penalty": 1.1}, {"max_length": 12}],
+    "settings", [{"num_beams": 4}, {"do_sample": True, "temperature": 0.7, "top_p": 1.9},
+                 {"do_sample": True}, {"typical_p": 0.5}, {"max_length": 12}],
 )  # fmt: skip
 def test_what_engines_cannot_generate_is_refused(folder: Path, settings: dict[str, object]) -> None:
     task = LmEvalTask("own", "sums_generate", str(folder), generation_kwargs=settings)
