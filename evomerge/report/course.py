@@ -10,7 +10,7 @@ import numpy as np
 
 from evomerge.report.candidates import OK, CandidateRecord
 from evomerge.report.diversity import diversity, diversity_chart, matrix
-from evomerge.report.importance import SHOWN, Importance, importance, importance_chart
+from evomerge.report.importance import LEAST, SHOWN, Importance, importance, importance_chart
 from evomerge.report.objectives import Objective, read_values
 from evomerge.report.phases import (
     Phase,
@@ -116,7 +116,9 @@ def _importances(
     """By objective, or of the plain score where there is one objective."""
     genomes, places = own
     choices = [d.get("kind") == "choice" or bool(d.get("choices")) for d in dimensions]
-    kept = [n for n, at in enumerate(places) if records[at].status == OK and records[at].complete]
+    scored = [n for n, at in enumerate(places) if records[at].status == OK]
+    kept = [n for n in scored if records[places[n]].complete]
+    kept = scored if len(kept) < LEAST else kept  # a race stops most: their estimates say enough
     rows = [records[places[n]] for n in kept]
     found: dict[str, list[Importance]] = {}
     used = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,12 @@ class Origin:
     licence: str
 
 
-def flags(found: Sequence[Origin]) -> list[str]:
-    """What the licences of the sources mean for a merge, as the model card says it."""
+def flags(results: Json) -> list[str]:
+    """What the licences of the merge's parents mean for it, as its model card says it."""
+    listed = results.get("parents")
     parents = [
-        Parent(one.name, licence="" if one.licence == UNKNOWN else one.licence) for one in found
+        Parent(str(p.get("name", "")), licence=str(p.get("licence") or ""))
+        for p in map(mapping, listed if isinstance(listed, list) else [])
     ]
     return list(licence_flags(parents)) if parents else []
 

@@ -22,6 +22,8 @@
 
   async function draw(box) {
     const spec = charts[box.dataset.chart];
+    const label = box.getAttribute("aria-label") ?? box.dataset.label;
+    box.dataset.label = label; // vega takes role and label off its container
     try {
       const result = await window.vegaEmbed(box, spec, {
         mode: "vega-lite", ast: true, actions: false, defaultStyle: false,
@@ -29,6 +31,9 @@
         config: config(box), loader, tooltip: { disableDefaultStyle: true, theme: "page" },
       });
       views.push(result);
+      box.setAttribute("role", "img");
+      box.setAttribute("aria-label", label);
+      box.removeAttribute("aria-roledescription");
       page.views.set(box.dataset.chart, result.view);
     } catch (error) {
       console.error(error);
