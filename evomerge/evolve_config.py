@@ -254,7 +254,8 @@ def _tasks(
     data: Mapping[str, Any], flags: Flags, out: Converted
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The tasks of the harness, and objectives where weights or several tasks need them."""
-    tasks, objectives = [], {}
+    tasks: list[dict[str, Any]] = []
+    objectives: dict[str, Any] = {}
     for i, entry in enumerate(data["tasks"]):
         entry = {"name": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):

@@ -162,7 +162,7 @@ class _Card:
     def _results(self) -> Json:
         """The results, or what the journal says while there are none."""
         first = self.study.files.study
-        begun = {k: first[k] for k in ("experiment", "seed", "versions") if k in first}
+        begun: Json = {k: first[k] for k in ("experiment", "seed", "versions") if k in first}
         return self.study.results or begun
 
 

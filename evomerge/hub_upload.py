@@ -25,7 +25,7 @@ def check_upload(name: str, public: bool, flags: Sequence[str], accepted: bool) 
         EvomergeError: if the hub cannot be asked.
     """
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
