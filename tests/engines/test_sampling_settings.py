@@ -117,7 +117,7 @@ def test_values_that_cannot_be_are_named(key: str, value: object) -> None:
 
 
 def test_every_setting_arrives() -> None:
-    given = {
+    given: dict[str, Any] = {
         "max_new_tokens": 3, "stop": ("x",), "temperature": 0.5, "top_p": 0.9, "top_k": 7,
         "min_p": 0.1, "repetition_penalty": 1.2, "seed": 4,
     }  # fmt: skip

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 GREEDY = Sampling(16)
-SETTINGS = {"block_size": 32, "kv_cache_gb": 0.25, "max_num_seqs": 64}
+SETTINGS: dict[str, Any] = {"block_size": 32, "kv_cache_gb": 0.25, "max_num_seqs": 64}
 """Blocks of 32 tokens let short prompts fill the prefix cache."""
 
 FRESH = """
@@ -73,7 +73,7 @@ def fresh(recipes: list[Recipe], prompts: tuple[str, ...], folder: Path) -> list
     return answers
 
 
-def texts(engine: Any, prompts: tuple[str, ...]) -> list[str]:
+def texts(engine: Any, prompts: Sequence[str]) -> list[str]:
     return [g.text for g in engine.generate(prompts, GREEDY)]
 
 
