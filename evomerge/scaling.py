@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GB = 1e9
-PROCESS = 0.6 * GB  # a worker without a model: Python, torch, the libraries (measured, CPU build)
+PROCESS = 0.3 * GB  # a worker without a model: Python, torch, libraries (0.22 measured)
 WORKSPACE = 3.0 * GB  # of a GPU: CUDA's context, graphs, activations, logits (assumed)
 BUFFERS = 16  # bytes of merge buffers for each element of the largest tensor, at most
 SEQUENCES = 256  # that vLLM works on at once by default
