@@ -20,7 +20,7 @@ from evomerge.watch_page import policy, shell
 
 HOST = "127.0.0.1"
 _FILES = (JOURNAL, "results.json", "config.yaml", "best/recipe.yaml")
-_REST = 4.0  # times as long as a page took, until the next is made
+_REST = 4.0  # seconds of rest after each second of work on a page
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class News:
 class Watched:
     """The report of a run directory, made anew when its files have changed.
 
-    A page is made at most every `every` seconds, and no sooner than four times as long as the
-    last one took, so that watching a large study leaves the machine to it.
+    A page is made at most every `every` seconds, and takes a fifth of a core at most over time,
+    so that watching a large study leaves the machine to it.
     """
 
     run_dir: Path
@@ -61,11 +61,10 @@ class Watched:
     def look(self) -> None:
         """Looks at the run, and makes the page anew if it is due."""
         mark = _mark(self.run_dir)
-        now = time.monotonic()
         note = self.news.note
-        if mark and mark != self._mark and now >= self._next:
-            note = self._make(mark)
-            self._next = time.monotonic() + max(self.every, _REST * (time.monotonic() - now))
+        if mark and mark != self._mark and time.monotonic() >= self._next:
+            note, work = self._make(mark)
+            self._next = time.monotonic() + max(self.every, _REST * work)
         self._tell(note)
 
     @property
@@ -80,28 +79,31 @@ class Watched:
         with self._lock:
             return self._page
 
-    def _make(self, mark: tuple[Any, ...]) -> str:
-        """Makes the page; returns why it could not be made."""
+    def _make(self, mark: tuple[Any, ...]) -> tuple[str, float]:
+        """Makes the page; returns why it could not be made, and the processor's seconds."""
         from evomerge.report.content import prepare
         from evomerge.report.page import render_page
         from evomerge.report.reading import read_run
 
+        begin, note = time.thread_time(), ""
         try:
             page = render_page(prepare(read_run(self.run_dir))).encode()
         except EvomergeError as error:
-            return str(error)
+            note = str(error)
         except Exception as error:  # of a file that is just being written; the next look may do
-            return f"no new page ({type(error).__name__}: {error})"
-        with self._lock:
-            self._page, self._mark = page, mark
-        return ""
+            note = f"no new page ({type(error).__name__}: {error})"
+        else:
+            with self._lock:
+                self._page, self._mark = page, mark
+        return note, time.thread_time() - begin
 
     def _tell(self, note: str) -> None:
         version = f"{hash(self._mark) & (1 << 64) - 1:x}" if self._page else None
         try:
             status = study_status(self.run_dir)
-        except (UserError, OSError) as error:
-            found = News("damaged", version, note=str(error))
+        except Exception as error:  # whatever is in the files, the watch goes on
+            told = str(error) if isinstance(error, UserError) else repr(error)
+            found = News("damaged", version, note=told)
         else:
             there = (self.run_dir / JOURNAL).is_file()
             found = News(
