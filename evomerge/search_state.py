@@ -7,6 +7,8 @@ from evomerge.objectives import Goals
 from evomerge.standing import Standing
 from evomerge.trials import Cost, Limits
 
+__all__ = ["Searching", "searching"]
+
 
 def searching(standing: Standing, goals: Goals, cost: Cost, limits: Limits) -> Searching:
     """How a search stands."""

@@ -58,10 +58,11 @@ class OptunaMirror(Tracker):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        better = optuna.study.StudyDirection
         mirror = optuna.create_study(
             storage=self._open(),
             study_name=self._name or study.label,
-            directions=[goal for _, goal in study.objectives],
+            directions=[better[goal.upper()] for _, goal in study.objectives],
             load_if_exists=True,
         )
         attributes = mirror.user_attrs

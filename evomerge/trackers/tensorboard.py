@@ -49,10 +49,10 @@ class TensorBoard(Tracker):
         """Writes the numbers of a candidate."""
         for name, value in candidate.metrics.items():
             self._writer.add_scalar(name, value, candidate.step, candidate.ended)
-        for name, value in candidate.params.items():
-            if not isinstance(value, str):
+        for name, param in candidate.params.items():
+            if not isinstance(param, str):
                 tag = f"{candidate.search} parameters/{name}"
-                self._writer.add_scalar(tag, value, candidate.step, candidate.ended)
+                self._writer.add_scalar(tag, param, candidate.step, candidate.ended)
 
     def held_out(self, results: HeldOut) -> None:
         """Writes the results at the end."""

@@ -54,7 +54,7 @@ class Wandb(Tracker):
                 "trackers.wandb.mode", "online, and no account", "a key for the server",
                 "Run `wandb login`, set WANDB_API_KEY, or leave it offline.",
             )  # fmt: skip
-        self._settings = {"project": project, "entity": entity, "mode": mode}
+        self._settings: dict[str, Any] = {"project": project, "entity": entity, "mode": mode}
         self._run: Any = None
         self._study = ""
         self._logged = 0
