@@ -73,8 +73,8 @@ def make_course(
     for name, records in searches.items():
         genomes, places = matrix(records, dimensions)
         own = (genomes, places) if own is None else own
-        if not mated and (course := diversity(genomes)):
-            spreads[name] = course
+        if not mated and (spread := diversity(genomes)):
+            spreads[name] = spread
     first = next(iter(searches), "")
     if spreads:
         charts["diversity"] = diversity_chart(spreads)

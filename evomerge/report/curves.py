@@ -96,7 +96,7 @@ def _model(estimator: Json, task: TaskAnswers, folder: Path | None) -> tuple[Ite
     if isinstance(file, str):
         return ItemModel.load(Path(file)), "the study's own item model"
     given = _for_task(estimator.get("responses"), task.task)
-    if given is None:
+    if not isinstance(given, (str, list)):
         return None
     origin = "fitted for this report to the earlier answers that the study used"
     kept = folder / FITTED if folder is not None else None
