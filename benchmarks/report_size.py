@@ -228,7 +228,7 @@ def build(folder: Path, page_only: bool) -> dict[str, float]:
     )
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True,
+        [sys.executable, "-c", code, str(folder)], env=env, stdout=subprocess.PIPE, text=True,
         check=True, cwd=Path(__file__).resolve().parents[1],
     )  # fmt: skip
     wall, processor, peak = map(float, done.stdout.split())
