@@ -20,7 +20,7 @@ from evomerge.objectives import Objective
 from evomerge.picking import Preference, ends, maximise, ranked, read_preference
 from evomerge.predictions import fitted, raw_errors
 from evomerge.recipe.bundle import bundled
-from evomerge.recorded import read_config
+from evomerge.recorded import find, open_recorded, read_config
 from evomerge.report.candidates import candidate_records
 from evomerge.report.front import front_points
 from evomerge.report.objectives import Objective as Shown
@@ -92,17 +92,17 @@ def pick_command(arguments: Sequence[str]) -> int:
         print(f"To export it: {export_line(options.run, measured.numbers[order[0]])}")
     if options.out is None and not modelled:
         return 0
-    setup = _setup(options.run, run)
-    genome = None
+    predicted = None
     if modelled:
+        setup = _setup(options.run, run)
         genome = _predicted(setup, run, preference, shown, measured.raw, bool(order))
+        predicted = None if genome is None else setup.space.decode(genome)
     if options.out is not None:
-        if genome is None:
-            genome = _genome(run, measured.numbers[order[0]])
-            if modelled:
-                print(f"What is written is the measured choice, {measured.names[order[0]]}.")
-        recipe = setup.space.decode(genome)
-        text, files = bundled(recipe, setup.merger.identities)
+        if predicted is None and modelled:
+            print(f"What is written is the measured choice, {measured.names[order[0]]}.")
+        study = open_recorded(options.run)
+        recipe = predicted or find(study, _known(run, measured.numbers[order[0]])).recipe
+        text, files = bundled(recipe, study.merger.identities)
         for name, content in files.items():
             write_atomic(options.out.parent / name, content)
         write_atomic(options.out, text)
@@ -287,15 +287,15 @@ def _setup(run_dir: Path, run: RunFiles) -> Setup:
         ) from error  # fmt: skip
 
 
-def _genome(run: RunFiles, number: int) -> FloatArray:
+def _known(run: RunFiles, number: int) -> str:
+    """A candidate's number as text, if the journal has it."""
     asked = [c for e in run.events if e.get("event") == "ask" for c in e["candidates"]]
-    genome = next((c["genome"] for c in asked if c["id"] == number), None)
-    if genome is None:
+    if all(c["id"] != number for c in asked):
         raise UserError.of(
             "run directory", f"no candidate {number} in journal.jsonl, which results.json names",
             "files of one study", "Run the study's command again; it writes the results anew.",
         )  # fmt: skip
-    return np.array(genome, dtype=np.float64)
+    return str(number)
 
 
 def _seconds(run: RunFiles) -> float | None:

@@ -244,9 +244,13 @@ def _fixed(study: Recorded, name: str) -> Recipe | None:
 
 def _candidate(study: Recorded, record: CandidateRecord) -> Chosen:
     """A candidate of the journal."""
-    genome = np.array(record.genome, dtype=np.float64)
+    space = _space(study, record.search)
+    if hasattr(space, "fresh"):  # what a mating means depends on its parents
+        for other in candidate_records(study.files.events):
+            if other.search == record.search and other.id < record.id:
+                space.decode(np.array(other.genome, dtype=np.float64))
     try:
-        recipe = _space(study, record.search).decode(genome)
+        recipe = space.decode(np.array(record.genome, dtype=np.float64))
         now = study.identify(recipe)
     except (ValueError, RecipeError) as error:
         raise JournalError.of(

@@ -23,9 +23,10 @@ from studies import quick_config
 from evomerge.checkpoints.merger import Merger
 from evomerge.cli import run as command
 from evomerge.journal import read_events, read_items, write_items
+from evomerge.mating import Mating
 from evomerge.progress import Progress
 from evomerge.recipe import Recipe
-from evomerge.setup import make_setup
+from evomerge.setup import make_setup, make_space
 from evomerge.study import run_study
 from evomerge.zoo import zoo_path
 
@@ -400,3 +401,33 @@ def test_replay_needs_answers(study: Path, capsys: pytest.CaptureFixture[str]) -
     number = next(c["id"] for c in asked if c["digest"] not in finalists)
     code, _, err = called(capsys, "replay", study, number, "--held-out")
     assert code == 2 and "answered no held-out items" in err
+
+
+def test_a_mating_is_found_with_its_ancestors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "items").mkdir(parents=True)
+    config = quick_config(run_dir, "+experiment=m2n2_tiny", "report_tasks=null")
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    merger = Merger()
+    space, own = make_space(config, merger), []
+    seeds = [Mating.of_seed(k) for k in range(space.seeds)]
+    n = space.seeds
+    for mating in (*seeds, Mating(n, 0, 1, 0.3, 0.6), Mating(n + 1, n, 1, 0.5, 0.2)):
+        recipe = space.decode(mating.to_genome())
+        digest = recipe.digest(merger.identities(recipe))
+        own.append({"id": len(own), "genome": mating.to_genome().tolist(), "digest": digest})
+    named = {"base": config["models"]["base"], **config["models"]["sources"]}
+    marks = {name: merger.checkpoint(ref).fingerprint for name, ref in named.items()}
+    events = [
+        {"event": "study", "schema": 1, "identities": marks, "matter": {}, "versions": {}},
+        {"event": "ask", "search": "search", "generation": 0, "candidates": own},
+    ]
+    (run_dir / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    out = tmp_path / "a.yaml"
+    code, _, err = called(capsys, "export", run_dir, n + 1, out, "--format", "recipe")
+    assert code == 0, err
+    assert Recipe.from_yaml(out) == recipe
+    code, _, err = called(capsys, "export", run_dir, n + 1, tmp_path / "b", "--format", "mergekit")
+    assert code == 2 and "intervals of the parameters" in err

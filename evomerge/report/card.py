@@ -25,6 +25,11 @@ The merge was chosen on the search items, so its search score is optimistic; the
 held-out items had no part in the choice. Intervals are in brackets."""
 
 
+_SETTINGS = """\
+Settings of the study that are not those of the experiment's file are in `config.yaml` of its run
+directory."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a merge that is not the study's chosen one.
@@ -125,6 +130,8 @@ def model_card(
             "## Reproduce",
             "",
             fenced("\n".join(again), "sh"),
+            "",
+            _SETTINGS,
             "",
             *_versions(mapping(results.get("versions"))),
         ]
