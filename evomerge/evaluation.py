@@ -168,6 +168,8 @@ class Measurer:
                 jobs.append(Job(number, subject.recipe.to_dict(), missing, digest))
                 by_id[number] = subject
         done = len(subjects) - len(jobs)
+        if done:
+            report(done, len(subjects))
         if jobs:
             for outcome in in_order(self._executor.get(), jobs):
                 subject = by_id[outcome.id]
