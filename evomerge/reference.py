@@ -59,7 +59,7 @@ result.
 
 def page() -> str:
     """The whole page as Markdown."""
-    return "\n".join([_INTRODUCTION, *_keys(), *_tasks(), *_choices()]).rstrip() + "\n"
+    return "\n".join([_INTRODUCTION, *_keys(), *_tasks(), *_recipes(), *_choices()]).rstrip() + "\n"
 
 
 # -- the schema -------------------------------------------------------------------------------
@@ -149,6 +149,23 @@ def _tasks() -> Iterator[str]:
         if name != "make_scorer"
     ]
     yield from _table(("scorer", "settings", "what it does"), rows)
+
+
+def _recipes() -> Iterator[str]:
+    """The parts of a recipe as objects."""
+    from evomerge.recipe import data
+
+    yield (
+        "## Recipes\n\nWhat a recipe is made of in Python (`evomerge.recipe`). "
+        "[Recipes](recipes.md#keys) has the keys of the YAML, [operators](operators.md) the "
+        "parameters of each operator.\n"
+    )
+    made = [c for c in vars(data).values() if is_dataclass(c) and c.__module__ == data.__name__]
+    for part in sorted(made, key=lambda c: c is not data.Recipe):  # the whole first
+        yield f"### {part.__name__}\n\n{_paragraphs(part)}\n"
+        rows = [row for row in _arguments(part, "Attributes") if row[2]]
+        if rows:
+            yield from _table(("attribute", "default", "what it is"), rows)
 
 
 def _arguments(component: Any, section: str) -> Iterator[tuple[str, ...]]:
@@ -293,7 +310,8 @@ def _yaml(value: Any) -> str:
         return value if value else '""'
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_yaml, value))}]"
-    return "{}" if value == {} else str(value)
+    empty = value == {} or str(value) == "<factory>"  # how a signature shows a made default
+    return "{}" if empty else str(value)
 
 
 if __name__ == "__main__":
