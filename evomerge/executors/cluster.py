@@ -6,13 +6,15 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import ConfigError
 
+_LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
+_MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class Cluster:
         Raises:
             ConfigError: if it cannot be started or reached.
         """
-        if address is None:
-            _stay_at_home()
         import ray
 
         self._connected = not ray.is_initialized()
@@ -102,17 +102,37 @@ class Cluster:
             ray.shutdown()
 
 
-def _stay_at_home() -> None:
-    """Has a cluster of this machine listen on the loopback interface.
+@contextlib.contextmanager
+def _at_home() -> Iterator[None]:
+    """Has a cluster that is started within listen on the loopback interface.
 
     `ray.init` turns any local address into the one that other machines see, except where Ray
-    is told that it runs on one machine only; it reads that when it is imported.
+    is told that it runs on one machine only.
     """
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from ray._private import ray_constants
 
-    if os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"].lower() not in ("1", "true"):
-        ray_constants.ENABLE_RAY_CLUSTER = False
+    before, told = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(_MANY_MACHINES)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[_MANY_MACHINES] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if told is None:
+            del os.environ[_MANY_MACHINES]
+        else:
+            os.environ[_MANY_MACHINES] = told
+
+
+def _quieten() -> None:
+    """Has the log told of dead workers; Ray prints it to standard output, with pages of advice."""
+    from ray._private import worker
+
+    def to_log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for line in data.get("lines", ()):
+            _LOG.info("ray: %s", line)
+
+    worker.print_to_stdstream = to_log
 
 
 def _connect(address: str | None, cpus: int) -> None:
@@ -121,12 +141,14 @@ def _connect(address: str | None, cpus: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    _quieten()
     try:
         if address is None:
-            ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False,
-                _node_ip_address=_LOOPBACK, **common,
-            )  # fmt: skip
+            with _at_home():
+                ray.init(
+                    address="local", num_cpus=cpus, include_dashboard=False,
+                    _node_ip_address=_LOOPBACK, **common,
+                )  # fmt: skip
         else:
             ray.init(address=address, **common)
     except Exception as error:  # Ray raises many types, plain Exception among them

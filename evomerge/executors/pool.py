@@ -73,7 +73,7 @@ class Pool:
         events: what has happened.
         members: workers by id.
         waiting: places without a worker, with the time at which another is tried.
-        retired: places whose workers could not start.
+        retired: places whose workers could not start, and the node of the last one.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Pool:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.members: dict[int, Member] = {}
         self.waiting: dict[int, float] = {}
-        self.retired: set[int] = set()
+        self.retired: dict[int, str] = {}
         self._failures: dict[int, int] = {}
         self._groups: dict[int, Any] = {}
         self._make = make
@@ -105,7 +105,7 @@ class Pool:
 
     def places(self) -> set[int]:
         """Indices that are taken, by a worker, one to come, or one that could not start."""
-        return {m.index for m in self.members.values()} | set(self.waiting) | self.retired
+        return {m.index for m in self.members.values()} | set(self.waiting) | set(self.retired)
 
     def start(self, index: int) -> None:
         """Starts a worker at a place."""
@@ -149,25 +149,30 @@ class Pool:
                 ray.kill(member.actor)
         return member
 
-    def replace(self, index: int, failed: bool, most: int) -> bool:
+    def replace(self, member: Member, failed: bool, most: int) -> bool:
         """Starts another worker at a place, at once or, where engines fail to start, later.
 
         Args:
-            index: the place.
-            failed: whether the one before could not start.
+            member: the one before.
+            failed: whether it could not start.
             most: failures in a row after which the place is given up.
 
         Returns:
             Whether there is another.
         """
+        index = member.index
         if not failed:
             self.start(index)
             return True
         self._failures[index] = self._failures.get(index, 0) + 1
         if self._failures[index] >= most:
-            self.retired.add(index)
+            self.retired[index] = member.node
             self.release(index)
             return False
+        return self.postpone(index)
+
+    def postpone(self, index: int) -> bool:
+        """Has another worker tried at a place a little later."""
         self.waiting[index] = time.monotonic() + _AGAIN
         return True
 

@@ -200,9 +200,11 @@ class RayExecutor:
             raise self._no_engine()
 
     def _replace(self, member: Member, failed: bool) -> bool:
+        if not self._cluster.alive():  # or Ray would wait for the head
+            return self._pool.postpone(member.index)
         if not self._served:  # engines that never worked are not tried again and again
-            return self._pool.replace(member.index, failed, 1)
-        return self._pool.replace(member.index, failed, _START_TRIES)
+            return self._pool.replace(member, failed, 1)
+        return self._pool.replace(member, failed, _START_TRIES)
 
     def _begin(self, runs: Iterable[Run]) -> None:
         for run in runs:
@@ -251,9 +253,9 @@ class RayExecutor:
             return
         places = self._cluster.places(self._needs)
         self._forget_the_gone(places)
-        taken = [m.node for m in pool.members.values()]
+        taken = [m.node for m in pool.members.values()] + list(pool.retired.values())
         room = sum(max(0, count - taken.count(node)) for node, count in places.items())
-        room -= taken.count("") + len(pool.waiting) + len(pool.retired)
+        room -= taken.count("") + len(pool.waiting)
         room = min(room, self._cluster.free(self._needs) - taken.count(""))
         used = pool.places()
         if self._most is not None:
@@ -267,6 +269,9 @@ class RayExecutor:
     def _forget_the_gone(self, places: dict[str, int]) -> None:
         """Lets go of places of which there are more than there is room for, nodes having left."""
         pool = self._pool
+        for index, node in list(pool.retired.items()):
+            if node not in places:
+                del pool.retired[index]
         spare = len(pool.places()) - sum(places.values())
         unplaced = [m for m in pool.members.values() if m.state == "placing"]
         for member in unplaced[: max(0, spare)]:
