@@ -160,7 +160,8 @@ def _recipes() -> Iterator[str]:
         "[Recipes](recipes.md#keys) has the keys of the YAML, [operators](operators.md) the "
         "parameters of each operator.\n"
     )
-    made = [c for c in vars(data).values() if is_dataclass(c) and c.__module__ == data.__name__]
+    classes = inspect.getmembers(data, inspect.isclass)
+    made = [c for _, c in classes if is_dataclass(c) and c.__module__ == data.__name__]
     for part in sorted(made, key=lambda c: c is not data.Recipe):  # the whole first
         yield f"### {part.__name__}\n\n{_paragraphs(part)}\n"
         rows = [row for row in _arguments(part, "Attributes") if row[2]]
