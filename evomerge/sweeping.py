@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _LONGEST = 80  # characters of a run directory's name
+_UNNAMED = ("budget", "stop", "executor", "seed", "log", "trackers")
+"""Keys that a run directory's name leaves out."""
 _FOLDER = "runs/multirun"  # as in conf/config.yaml
 
 
@@ -56,7 +58,8 @@ def job_number() -> int:
 def sweep_dir(config: Mapping[str, Any]) -> str:
     """A run directory for each job of a sweep, from what the job sets besides its seed.
 
-    Budget, stop and executor are left out, so that the same sweep with another budget goes on.
+    Budget, stop, executor, log and trackers are left out, so that the same sweep with another
+    budget goes on.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -68,7 +71,7 @@ def sweep_dir(config: Mapping[str, Any]) -> str:
     named = [
         value if key in ("optimizer", "experiment") else f"{key}={value}"
         for key, value in (pair for pair in given if len(pair) == 2)
-        if key.split(".")[0] not in ("budget", "stop", "executor", "seed")
+        if key.split(".")[0] not in _UNNAMED
         and (key, value) != ("experiment", config["experiment"])
     ]
     named.sort(key=lambda part: "=" in part)  # the optimizer first
