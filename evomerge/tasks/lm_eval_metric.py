@@ -46,7 +46,7 @@ class Metric:
                 f"{key}.metric", f"{self.name}, which is {type(value).__name__} for an item",
                 "a metric that is a number for each item", "Choose another metric.",
             )  # fmt: skip
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
         if not math.isfinite(number):
             raise CandidateError(f"{key}: {self.name} of an item is {number}")
         share = (number - self.low) / (self.high - self.low)

@@ -382,7 +382,7 @@ class LmEvalTask:
         wanted: dict[tuple[str, str], set[int]] = {}
         for name, split, index in places:
             wanted.setdefault((name, split), set()).add(index)
-        out = {}
+        out: dict[Place, Answered] = {}
         for (name, split), found in wanted.items():
             prepared, indices = self._prepare(name, split, own), sorted(found)
             answers = ask(lm, prepared, indices, self._metric.filter, loglik, self._key)
