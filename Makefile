@@ -1,5 +1,6 @@
 # make quickstart   environment, install, the jp_math_tiny study on the zoo's models
 # make test         environment with the test extras, lint, types, the whole test suite
+# make docs         environment with the test extras, the documentation as pages in site/
 #
 # PYTHON=python3.12 picks the interpreter of a new environment; VENV=DIR its place; JOBS=1 runs
 # one test file at a time, not two;
@@ -29,7 +30,7 @@ STAMPS := $(VENV)/.evomerge
 BASE := $(STAMPS)/base-$(KIND)
 TEST := $(STAMPS)/test-$(KIND)
 
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test lint docs clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -70,5 +71,10 @@ test: lint
 	@echo "== pytest"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+docs: $(TEST)
+	@echo "== mkdocs"
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "== site/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info
