@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from evomerge.trackers.base import Candidate, HeldOut, Study, Tracker
 from evomerge.trackers.story import Record, Story
 
-_PATIENCE = 120.0  # seconds that the end of a study waits for a tracker
+_PATIENCE = 120.0  # seconds that the end of a study waits for its trackers
+_SILENT = 2.0  # of these, until it says so
 
 
 class Feed:
@@ -34,7 +36,7 @@ class Feed:
             trackers: by name.
             story: turns events into what they are told.
             say: told of trackers that fail.
-            patience: seconds that `close` waits for each.
+            patience: seconds that `close` waits for all of them.
         """
         self._story = story
         self._say = say
@@ -65,8 +67,13 @@ class Feed:
         followers, self._followers = self._followers, []
         for follower in followers:
             follower.finish()
+        deadline = time.monotonic() + self._patience
         for follower in followers:
-            if not follower.join(self._patience):
+            if follower.join(min(_SILENT, self._patience)):
+                continue
+            if self._patience > _SILENT:
+                self._say(f"waiting for the tracker {follower.name}")
+            if not follower.join(max(0.0, deadline - time.monotonic())):
                 self._say(
                     f"warning: {follower.name} did not finish within {self._patience:g} s; what "
                     "it lacks is logged when the study is run again"
