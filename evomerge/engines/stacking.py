@@ -73,6 +73,14 @@ def stacked(recipe: Recipe, open_model: Callable[[str], Model], base: Path) -> S
     return found
 
 
+def projections(model: Model) -> list[str]:
+    """Last parts of the names of the matrices in a model's blocks, such as `q_proj`."""
+    inside = [n for n in model.names if model.layout.group_of(n).startswith("block.")]
+    found = {n.removesuffix(".weight").rpartition(".")[2] for n in inside
+             if n.endswith(".weight") and len(model.shapes[n]) == 2}  # fmt: skip
+    return sorted(found)
+
+
 def rank_of(stack: Stack) -> int:
     """The largest rank of any module; 0 of nothing."""
     return max((a.shape[0] for a, _ in stack.values()), default=0)

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from evomerge import errors
+from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engines import vllm_setup
+from evomerge.engines.stacking import projections
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.errors import CandidateError, ConfigError, EngineError, Problem, UserError
 from evomerge.recipe import Recipe
@@ -95,8 +97,10 @@ class VllmEngine:
             "trust_remote_code": trust_remote_code,
         }
         if lora:
+            # Without the head: vLLM cannot score prompts on a CPU where that may have factors.
+            own = projections(Checkpoint(str(model), "models.base"))
             limits = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 64}
-            self._arguments = limits | self._arguments
+            self._arguments = limits | {"lora_target_modules": own} | self._arguments
         self._lora = lora
         self._adapter = False
         self._kv_cache_gb = kv_cache_gb
