@@ -18,6 +18,10 @@ ROOT = Path(__file__).parents[2]
 SMALLER = {
     "  items: 100  ": "  items: 6  ",
     "  candidates: 150": "  candidates: 3",
+    "  random_search: false  ": (
+        "  random_parents: false\n  greedy_soup: false\n  selective_merging: false\n"
+        "  random_search: false  "
+    ),
     "budget.candidates=40": "budget.candidates=3",
     "front.size=10": "front.size=2",
     "english_sums=0.95": "english_sums=0",
