@@ -27,9 +27,9 @@ def report_command(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         "python -m evomerge report",
-        description="Writes report.html from a run's files, and figures (PNG, SVG) and tables (CSV) "
-        "into RUN/report; of several runs, comparison.html and comparison.csv, too, and prints a "
-        "table.",
+        description="Writes report.html from a run's files, and figures (PNG, SVG) and tables "
+        "(CSV) into RUN/report; of several runs, comparison.html and comparison.csv, too, and "
+        "prints a table.",
     )
     parser.add_argument("run", type=Path, nargs="+", help="a study's run_dir")
     parser.add_argument("--markdown", action="store_true", help="print the result tables, too")
