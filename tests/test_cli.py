@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from studies import quick_arguments
 
-from evomerge.cli import run
+from evomerge.cli import VERBS, run
 from evomerge.zoo import zoo_path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,8 +44,8 @@ def test_help_lists_verbs_and_choices() -> None:
     assert done.returncode == 0
     for word in ("check", "merge", "report", "pick", "jp_math_tiny", "cma_es", "ties_dare", "vllm"):
         assert word in done.stdout
-    for word in ("replay", "watch"):  # come with later work
-        assert word not in done.stdout
+    for verb in VERBS:
+        assert f"python -m evomerge {verb} " in done.stdout
 
 
 @pytest.mark.parametrize(
