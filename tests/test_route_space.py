@@ -411,6 +411,8 @@ def test_one_engine_takes_every_route_in_place(depth, tmp_path):
         engine.load(Recipe.from_dict(recipe.to_dict()))
         write_checkpoint(recipe, MERGER, tmp_path / str(i))
         alone = TransformersEngine(tmp_path / str(i))
-        assert np.array_equal(engine.loglikelihood(pairs), alone.loglikelihood(pairs))
+        # Not to the bit: matrices lie differently in memory, which a product's rounding depends on.
+        measured = engine.loglikelihood(pairs)
+        np.testing.assert_allclose(measured, alone.loglikelihood(pairs), rtol=1e-5)
         texts = [g.text for g in engine.generate(["1 + 2 ="], Sampling(4))]
         assert texts == [g.text for g in alone.generate(["1 + 2 ="], Sampling(4))]

@@ -282,6 +282,7 @@ class Ridge:
         u, s, vt = np.linalg.svd(root[:, None] * centred / scale, full_matrices=False)
         top = float(s[0]) if len(s) and s[0] > 0 else 1.0
         kept = s > max(columns.shape) * np.finfo(float).eps * top
+        kept[len(targets) - 1 :] = False  # centring takes a direction, though s may say 1e-15
         u, s, vt = u[:, kept], s[kept], vt[kept]
         z = root * (targets - intercept)
         along = u.T @ z

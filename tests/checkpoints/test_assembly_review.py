@@ -12,7 +12,7 @@ from evomerge.checkpoints import writer
 from evomerge.checkpoints.checking import check_recipe
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.writer import write_checkpoint
-from evomerge.cli import run
+from evomerge.cli import VERBS, run
 from evomerge.errors import ConfigError, RecipeError, SourceError, UserError
 from evomerge.merging import merge_command
 from evomerge.recipe import Recipe
@@ -139,7 +139,7 @@ def test_what_an_interrupt_leaves(monkeypatch, capsys, verb, says):
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"evomerge.cli._{verb}", stop)
+    monkeypatch.setattr(VERBS[verb].replace(":", "."), stop)
     assert run([verb]) == 130
     assert says in capsys.readouterr().err
 

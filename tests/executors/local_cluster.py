@@ -89,7 +89,9 @@ def with_token() -> Iterator[None]:
 def _environment() -> dict[str, str]:
     """With a token to be asked for, and with the tests' own workers to be found."""
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "RAY_AUTH_MODE": "token", "PYTHONPATH": os.pathsep.join(paths)}
+    # A worker in this process hides the GPUs from it; nodes may say that they have some.
+    kept = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    return {**kept, "RAY_AUTH_MODE": "token", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _pids(node: Any) -> list[int]:

@@ -81,8 +81,8 @@ def test_ray_gives_the_same_outcomes_and_outlives_its_workers(
     assert list(map(contents, in_order(ray_executor, jobs))) == list(map(contents, serial))
     outcomes = in_order(ray_executor, jobs)
     first = next(outcomes)
-    for actor in ray_executor._actors:  # both die with jobs at hand
-        ray.kill(actor)
+    for member in list(ray_executor._pool.members.values()):  # both die with jobs at hand
+        ray.kill(member.actor)
     assert list(map(contents, [first, *outcomes])) == list(map(contents, serial))
 
 

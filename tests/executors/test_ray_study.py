@@ -117,7 +117,7 @@ def test_a_lost_cluster_stops_the_study_which_goes_on_elsewhere(
     process.send_signal(signal.SIGCONT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
-    assert "error: the head of the Ray cluster at" in output
+    assert "error: " in output, output
     assert "Traceback" not in output
     check_whole(run_dir)
     assert 3 <= recorded(run_dir) < 16
