@@ -15,8 +15,8 @@ The clock runs on with the driver's own seconds and jumps over the waiting, so a
 workers idle here as it would on a cluster. The driver's seconds are those of its processor and
 those that it waits for the disk (fsync); with `--ideal` they do not count, which shows what the
 order of the results alone costs. Results are recorded in the order in which candidates were given
-out (`--order given`, as studies do) or as they arrive (`--order arrival`, what it would be
-otherwise). `busy` is the share of the workers' time that is work while there are candidates to give
+out (`--order given`) or as they arrive (`--order arrival`), as the key `executor.order` of a study
+says. `busy` is the share of the workers' time that is work while there are candidates to give
 out: from when every worker had one to the last hand-over; `all` includes start and end.
 """
 
@@ -37,10 +37,9 @@ from typing import Any
 
 import numpy as np
 
-import evomerge.search
 from evomerge.answering import answer_settings
 from evomerge.cli import compose_config
-from evomerge.evaluation import LazyExecutor, Pipeline
+from evomerge.evaluation import LazyExecutor
 from evomerge.executors.remembering import RememberingExecutor
 from evomerge.executors.worker import Job, Outcome
 from evomerge.journal import Journal, read_events
@@ -69,17 +68,6 @@ HEADER = (
     "| optimiser | workers | at work | candidates | busy | all | driver ms | fsyncs | disk ms "
     "| journal MB/10k | scores MB/10k |\n|---|" + "---:|" * 10
 )
-
-
-class ByArrival(Pipeline):
-    """Hands outcomes back as they come."""
-
-    def next(self) -> Outcome:
-        outcome = self._executor.next()
-        self._order.remove(outcome.id)
-        self._running -= 1
-        self._feed()
-        return outcome
 
 
 class Disk:
@@ -239,6 +227,7 @@ def simulate(
     try:
         batch = max(2, round(window * workers))
         config = compose_config(_overrides(name, batch, folder, options.items))
+        config["executor"]["order"] = options.order
         setup = make_setup(config)
         journal = Journal(folder)
         journal.append("study", schema=1)
@@ -313,8 +302,6 @@ def main() -> None:
     parser.add_argument("--ideal", action="store_true", help="a driver that costs nothing")
     options = parser.parse_args()
     os.fsync = DISK
-    if options.order == "arrival":
-        evomerge.search.Pipeline = ByArrival
     options.base = _durations(options.durations)
     rows = []
     print(HEADER)

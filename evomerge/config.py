@@ -43,6 +43,9 @@ class Executor:
     again `retries` times. `timeout` is the seconds after which a worker hangs (null: learnt from
     the others), `wait` those to wait for a worker when none is left, and `stage` a folder on each
     node's own disk where sources are copied to.
+
+    `order` is that of results: `given`, as candidates were given out, so that a seed has one
+    journal; or `arrival`, as they come, for which asynchronous optimisers never wait.
     """
 
     name: str = "serial"
@@ -55,6 +58,7 @@ class Executor:
     timeout: float | None = None
     wait: float = 300.0
     stage: str | None = None
+    order: str = "given"
 
 
 @dataclass

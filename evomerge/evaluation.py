@@ -55,8 +55,15 @@ class Pipeline:
     No more jobs are handed over than there are workers.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, by_arrival: bool = False) -> None:
+        """Takes an executor that nobody else uses meanwhile.
+
+        Args:
+            executor: where jobs run.
+            by_arrival: outcomes are handed back as they come.
+        """
         self._executor = executor
+        self._by_arrival = by_arrival
         self._order: deque[int] = deque()
         self._waiting: deque[Job] = deque()
         self._arrived: dict[int, Outcome] = {}
@@ -73,13 +80,19 @@ class Pipeline:
         self._feed()
 
     def next(self) -> Outcome:
-        """Waits for the outcome of the oldest job.
+        """Waits for the outcome of the oldest job, or for whichever comes first.
 
         Raises:
             RuntimeError: if there is none.
         """
         if not self._order:
             raise RuntimeError("next: no job was added")
+        if self._by_arrival:
+            outcome = self._executor.next()
+            self._running -= 1
+            self._order.remove(outcome.id)
+            self._feed()
+            return outcome
         first = self._order.popleft()
         while first not in self._arrived:
             outcome = self._executor.next()

@@ -42,8 +42,8 @@ class Search:
     Results are recorded in the order in which their jobs were given out, whatever the number of
     workers. An asynchronous optimiser has `batch` candidates at work at any time and is told of
     each result before it proposes the next: candidate n depends on the results up to n - batch,
-    so no worker waits for a generation and the journal is the same with any number of workers.
-    Other optimisers are told when a whole generation is complete.
+    and the journal on no number of workers. With `executor.order=arrival` it hears results as they
+    come. Other optimisers are told when a whole generation is complete.
 
     In a race a candidate answers in stages: each answer is recorded as a `part`, and its `result`
     follows when it stops. From time to time the best answer further items (`recheck`).
@@ -88,6 +88,8 @@ class Search:
         )
         self.heats = Heats(self.setup, self.standing, self._read)
         self._races = not isinstance(self.setup.race, NoRace)
+        by_arrival = self.setup.config["executor"]["order"] == "arrival"
+        self._by_arrival = by_arrival and self.optimizer.asynchronous
         self._together = self.setup.race.together and not self.optimizer.asynchronous
 
     @property
@@ -105,7 +107,7 @@ class Search:
         progress.start(self.name, self.cost.candidates, self._total(), search=self._state())
         self._number = next_id(self.journal)
         self._mark = time.perf_counter()
-        pipeline = Pipeline(executor)
+        pipeline = Pipeline(executor, self._by_arrival)
         try:
             while True:
                 self._advance()

@@ -150,6 +150,10 @@ def plan_workers(config: Config) -> Plan:
             raise ConfigError.of(
                 f"executor.{key}", str(node[key]), f"at least {low}", "Correct it."
             )
+    if node["order"] not in ("given", "arrival"):
+        raise ConfigError.of(
+            "executor.order", repr(node["order"]), "given or arrival", "Correct it."
+        )
     gpus = node["gpus_per_worker"]
     found = _gpu_count(config)
     group = group_size(config)

@@ -87,6 +87,35 @@ def test_the_chosen_merge_was_best_balanced_on_validation_items(pareto: Path) ->
 
 
 @pytest.mark.slow
+def test_results_as_they_come_are_those_of_the_same_candidates(
+    pareto: Path, tmp_path: Path
+) -> None:
+    """Random candidates learn nothing, so that the order of results changes no result; and a
+    study whose results lie in another order than its candidates goes on."""
+    run_dir = tmp_path / "arrival"
+    run(run_dir, *PARETO, "executor=ray", "executor.workers=2", "executor.order=arrival")
+
+    def told(where: Path) -> dict[int, list[float]]:
+        return {e["id"]: e["fitness"] for e in events(where, "result")}
+
+    assert told(run_dir) == told(pareto)
+    lines = (run_dir / "journal.jsonl").read_text().splitlines(keepends=True)
+    kinds = [json.loads(line)["event"] for line in lines]
+    first, second = [i for i, kind in enumerate(kinds) if kind == "result"][:2]
+    kept = lines[: second + 1]
+    missing = json.loads(lines[first])["id"]
+    kept.remove(lines[first])  # the second of the candidates at work was faster
+    cut = tmp_path / "cut"
+    (cut / "items").mkdir(parents=True)
+    (cut / "journal.jsonl").write_text("".join(kept))
+    for line in kept:
+        if (file := json.loads(line).get("file")) is not None:
+            (cut / file).write_bytes((run_dir / file).read_bytes())
+    run(cut, *PARETO, "executor.order=arrival")
+    assert told(cut) == told(pareto) and missing in told(cut)
+
+
+@pytest.mark.slow
 def test_asynchronous_candidates_do_not_depend_on_the_workers(pareto: Path, tmp_path: Path) -> None:
     """One worker in this process or two Ray actors; and a cut journal goes on to the same end."""
     run(tmp_path / "two", *PARETO, "executor=ray", "executor.workers=2")
