@@ -73,7 +73,7 @@ test: lint
 
 docs: $(TEST)
 	@echo "== mkdocs"
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "== site/index.html"
 
 clean:
