@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,11 @@ RACES = {
     "rotating": ("estimator.items=4", "estimator.rotate=true", "optimizer.elites=2"),
 }
 NO_RACE = ("rechecked", "backfilled", "rotating")
+
+
+def only(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Runs a test on some of the studies."""
+    return pytest.mark.parametrize("raced", list(names), indirect=True)
 
 
 def overrides(name: str) -> Sequence[str]:
@@ -81,9 +86,8 @@ def stages(run_dir: Path) -> Iterator[tuple[int, int]]:
         yield event["id"], sum(map(len, event["items"].values()))
 
 
+@only(name for name in RACES if name not in NO_RACE)
 def test_some_stop_early_and_the_winner_does_not(raced: Path) -> None:
-    if raced.name in NO_RACE:
-        pytest.skip("no race")
     told = events(raced, "result")
     assert any(not e["complete"] for e in told) or raced.name == "adaptive"
     digests = {c["id"]: c["digest"] for e in events(raced, "ask") for c in e["candidates"]}
@@ -108,11 +112,11 @@ def test_results_hold_all_answers_of_all_stages(raced: Path) -> None:
         assert event["values"]["jp_math_tiny"] == pytest.approx(part.scores.mean())
 
 
+@only(["rechecked", "backfilled", "both"])
 def test_further_answers_count_for_the_standing(raced: Path) -> None:
     """What a leader is worth afterwards is the mean over all items that it ever answered."""
     again = events(raced, "recheck")
-    if not again:
-        pytest.skip("nobody is evaluated again")
+    assert again
     files = {e["id"]: [e["file"]] for e in events(raced, "result")}
     for event in again:
         files[event["id"]].append(event["file"])
@@ -124,10 +128,9 @@ def test_further_answers_count_for_the_standing(raced: Path) -> None:
         assert event["scores"]["jp_math_tiny"]["items"] == len(ids)
 
 
+@only(["backfilled"])
 def test_leaders_answer_behind_a_generation_that_nobody_waits_for(raced: Path) -> None:
     """Jobs end in their order: results of a generation, the next ask, then what was filled in."""
-    if raced.name != "backfilled":
-        pytest.skip("nothing is filled in")
     kinds = [e["event"] for e in events(raced, "ask", "result", "recheck")]
     first, second, third = (i for i, kind in enumerate(kinds) if kind == "ask")
     assert kinds[first:second] == ["ask"] + ["result"] * 6  # nobody leads yet
@@ -136,9 +139,8 @@ def test_leaders_answer_behind_a_generation_that_nobody_waits_for(raced: Path) -
     assert kinds[third + 4 :] == ["result"] * 6 + ["recheck"] * 3
 
 
+@only(["rotating"])
 def test_a_genome_that_returns_is_worth_the_mean_of_all_its_items(raced: Path) -> None:
-    if raced.name != "rotating":
-        pytest.skip("no other items in other generations")
     digests = {c["id"]: c["digest"] for e in events(raced, "ask") for c in e["candidates"]}
     seen: dict[str, dict[str, float]] = {}
     pooled = 0
@@ -175,9 +177,8 @@ def test_a_cut_journal_goes_on_to_the_same_end(raced: Path, tmp_path: Path) -> N
         assert journal(cut) == journal(raced), f"cut after {at} lines"
 
 
+@only(["halving"])
 def test_another_study_begins_at_the_best_that_answered_everything(raced: Path) -> None:
-    if raced.name != "halving":
-        pytest.skip("one is enough")
     genomes = {c["id"]: c["genome"] for e in events(raced, "ask") for c in e["candidates"]}
     complete = [e for e in events(raced, "result") if e["complete"]]
     best = max(complete, key=lambda e: e["fitness"][0])
