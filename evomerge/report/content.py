@@ -255,7 +255,7 @@ def prepare(run: RunFiles) -> Content:
         notes=[*answers.notes, *missing],
         export=_export(run, results, records),
         objectives=objectives,
-        genes=[str(mapping(d).get("name", "")) for d in _dimensions(study)],
+        genes=[str(mapping(d).get("name", "")) for d in run.dimensions],
         tasks=answers,
         records=searches,
     )
@@ -301,7 +301,7 @@ def _coefficients(
     """The grids of the chosen merge, or of the best candidate while none is chosen."""
     results = run.results or {}
     best = mapping(mapping(results.get("models")).get(str(results.get("best"))))
-    space = _dimensions(run.study)
+    space = run.dimensions
     if results:
         record = find_best(records, str(best.get("digest") or "unknown"))
         if record is not None:
@@ -314,11 +314,6 @@ def _coefficients(
         return [], [], ""
     what = f"the candidate with the best search fitness so far (candidate {record.id})"
     return *read_genome(space, record.genome), what
-
-
-def _dimensions(study: Json) -> list[Any]:
-    dimensions = mapping(study.get("space")).get("dimensions")
-    return dimensions if isinstance(dimensions, list) else []
 
 
 def _recipe(text: str) -> Recipe | None:

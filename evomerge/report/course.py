@@ -63,8 +63,7 @@ def make_course(
     objectives: Sequence[Objective],
 ) -> tuple[Course, dict[str, Any]]:
     """The section and its charts."""
-    listed = mapping(run.study.get("space")).get("dimensions")
-    dimensions = [mapping(d) for d in listed] if isinstance(listed, list) else []
+    dimensions = [mapping(d) for d in run.dimensions]
     names = [str(d.get("name", "")) for d in dimensions]
     mated = {"member", "first", "second"} <= set(names)
     parts, charts = phases(run), dict[str, Any]()

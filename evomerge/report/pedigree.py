@@ -38,8 +38,7 @@ class Pedigree:
 
 def read_pedigree(run: RunFiles) -> Pedigree | None:
     """The lineage of the chosen merge, or of the best so far; None for a study without matings."""
-    listed = mapping(run.study.get("space")).get("dimensions")
-    names = [mapping(d).get("name") for d in listed] if isinstance(listed, list) else []
+    names = [mapping(d).get("name") for d in run.dimensions]
     if run.folder is None or "first" not in names:
         return None
     try:

@@ -48,6 +48,12 @@ class RunFiles:
         return next((e for e in self.events if e.get("event") == "study"), {})
 
     @property
+    def dimensions(self) -> list[Any]:
+        """The dimensions of the genomes as the journal lists them; empty if it lists none."""
+        listed = mapping(self.study.get("space")).get("dimensions")
+        return listed if isinstance(listed, list) else []
+
+    @property
     def ended(self) -> bool:
         """Whether the journal says that the search came to its end."""
         return any(e.get("event") == "end" for e in self.events)

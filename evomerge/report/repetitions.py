@@ -168,14 +168,8 @@ def flat(config: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _repetition(name: str, files: RunFiles, results: Json) -> Repetition:
-    import yaml
-
     objectives = read_objectives(results, files.study) or _plain_objective(results)
-    try:
-        config = mapping(yaml.safe_load(files.config))
-    except yaml.YAMLError:
-        config = {}
-    settings = _settings(config, mapping(files.study.get("matter")))
+    settings = _settings(files.settings, mapping(files.study.get("matter")))
     records = next(iter(by_search(candidate_records(files.events)).values()))
     seed = results.get("seed", files.study.get("seed"))
     cost = mapping(results.get("cost"))
