@@ -31,7 +31,7 @@ from evomerge.report.facts import facts_of, moment, pairs_of, seed_of
 from evomerge.report.front import Front, make_front
 from evomerge.report.front_figures import front_charts, keys
 from evomerge.report.items import Items, make_items
-from evomerge.report.marks import Key, series_colour
+from evomerge.report.marks import Key
 from evomerge.report.numbers import percent, whole
 from evomerge.report.objectives import Constraint, Objective, read_constraints, read_objectives
 from evomerge.report.pairs import Against, against_all, controls_sentence
@@ -41,6 +41,7 @@ from evomerge.report.parents import (
     parents_of_grids,
     parents_of_route,
     route_chart,
+    route_keys,
     route_of,
 )
 from evomerge.report.pedigree import Pedigree, read_pedigree
@@ -159,13 +160,9 @@ class Content:
         return [text for rows in self.against.values() if (text := controls_sentence(rows))]
 
     @property
-    def route_keys(self) -> list[tuple[str, str, str]]:
-        """Name, colour and shape of each model of the route."""
-        shapes = ("square", "circle", "triangle", "diamond")
-        models = dict.fromkeys(stop.model for stop in self.route)
-        return [
-            (name, series_colour(at), shapes[at % len(shapes)]) for at, name in enumerate(models)
-        ]
+    def route_keys(self) -> list[Key]:
+        """What the symbols of the route mean: one each of its models."""
+        return route_keys(self.route)
 
     @property
     def pair_charts(self) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.report.marks import Spec
+from evomerge.report.marks import Spec, tooltip
 from evomerge.report.numbers import percent
 from evomerge.types import FloatArray
 
@@ -138,8 +138,6 @@ def importance_chart(found: Sequence[Importance]) -> Spec:
                     "columns": {"expr": "width < 420 ? 1 : 4"},
                 },
             },
-            "tooltip": [
-                {"field": field, "type": "nominal"} for field in ("name", "explained", "direction")
-            ],
+            "tooltip": tooltip("name", "explained", "direction"),
         },
     }  # fmt: skip

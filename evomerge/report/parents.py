@@ -9,8 +9,10 @@ import numpy as np
 
 from evomerge.recipe import Recipe
 from evomerge.report.coefficients import Grid
-from evomerge.report.marks import Spec, series_colour
+from evomerge.report.marks import Key, Spec, glyph, series_colour, tooltip
 from evomerge.report.numbers import coefficient
+
+_GLYPHS = ("square", "circle", "triangle", "diamond")
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,21 @@ def parents_of_route(stops: Sequence[Stop]) -> Parents | None:
     return parents_of({name: [n] for name, n in layers.items()}, "number of layers in the route")
 
 
+def route_keys(stops: Sequence[Stop]) -> list[Key]:
+    """What the symbols of the route mean: one each of its models, in their order."""
+    models = dict.fromkeys(stop.model for stop in stops)
+    return [
+        Key(name, _GLYPHS[at % len(_GLYPHS)], series_colour(at)) for at, name in enumerate(models)
+    ]
+
+
 def route_chart(stops: Sequence[Stop]) -> Spec:
     """Place in the output to the right, the block's number upwards, one colour a model.
 
     The line is the way that an input takes.
     """
-    models = list(dict.fromkeys(stop.model for stop in stops))
+    keys = route_keys(stops)
+    models = [key.label for key in keys]
     rows = [
         {"place": stop.place + 1, "layer": stop.layer, "model": models.index(stop.model),
          "name": stop.model, "block": str(stop.layer), "scale": coefficient(stop.scale)}
@@ -131,15 +142,11 @@ def route_chart(stops: Sequence[Stop]) -> Spec:
         "mark": {"type": "line", "color": "#7a8794", "strokeWidth": 1.5, "opacity": 0.6},
         "encoding": {"x": x, "y": y, "order": {"field": "place", "type": "quantitative"}},
     }]  # fmt: skip
-    shapes = ("square", "circle", "triangle-up", "diamond")
-    for at in range(len(models)):
+    for at, key in enumerate(keys):
         layers.append({
             "transform": [{"filter": f"datum.model === {at}"}],
-            "mark": {"type": "point", "filled": True, "opacity": 1,
-                     "size": 260 if most < 40 else 90, "shape": shapes[at % len(shapes)],
-                     "color": series_colour(at)},
-            "encoding": {"x": x, "y": y, "tooltip": [
-                {"field": f, "type": "nominal"} for f in ("place", "name", "block", "scale")]},
+            "mark": glyph(key.shape, key.colour, 260 if most < 40 else 90),
+            "encoding": {"x": x, "y": y, "tooltip": tooltip("place", "name", "block", "scale")},
         })  # fmt: skip
     return {
         "width": "container",
