@@ -220,26 +220,29 @@ class RayExecutor:
             if member.state == "starting" and now - member.since > _START_LIMIT:
                 self._lose(member, f"no engine within {_START_LIMIT:.0f} s", now, None)
         self._begin(self._scheduler.assist(now))
-        if now - self._probed >= self._pace.head:
-            self._probe()
-        if now - self._looked >= self._pace.look and self._answered >= self._probed:
+        if now - self._looked >= self._pace.look:
             self._looked = now
-            self._recruit(now)
+            if self._probe():  # at once before, or Ray would wait for the head, and end us
+                self._recruit(now)
+        elif now - self._probed >= self._pace.head:
+            self._probe()
         self._count_coming()
         self._check_hope(now)
 
-    def _probe(self) -> None:
-        """Finds out whether the head is there."""
+    def _probe(self) -> bool:
+        """Whether the head is there now."""
         self._probed = time.monotonic()
         if self._cluster.alive():
             self._answered = time.monotonic()
-        elif self._probed - self._answered > self._pace.patience:
+            return True
+        if self._probed - self._answered > self._pace.patience:
             self._lost_head = True
             raise EvomergeError(
                 f"the head of the Ray cluster at {self._cluster.address} does not answer any more. "
                 "What was recorded is whole; start the cluster again and run the same command "
                 "to go on."
             )
+        return False
 
     def _recruit(self, now: float) -> None:
         """Starts workers where there is room for them."""
