@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._answer(shell(watched.every), "text/html", policy=policy())
         elif path == "/state":
-            self._answer(json.dumps(_facts(watched.news)), "application/json")
+            self._answer(json.dumps(asdict(watched.news)), "application/json")
         elif path == "/report" and watched.page:
             self._answer(watched.page, "text/html", policy="frame-ancestors 'self'")
         else:
@@ -216,13 +216,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(data)
-
-
-def _facts(news: News) -> dict[str, Any]:
-    return {
-        "state": news.state, "version": news.version, "candidates": news.candidates,
-        "age": news.age, "note": news.note,
-    }  # fmt: skip
 
 
 def _mark(run_dir: Path) -> tuple[Any, ...]:

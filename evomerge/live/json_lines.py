@@ -24,7 +24,6 @@ class JsonView:
     """Prints events; see docs/live.md for their keys. What Python logs becomes events, too."""
 
     _last: float = 0.0
-    _shown: int | None = None
     _logging: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
@@ -36,14 +35,14 @@ class JsonView:
 
     def begin(self, state: State) -> None:
         """Prints that a phase begins."""
-        self._last, self._shown = 0.0, None
+        self._last = 0.0
         self._print("phase", phase=state.phase, done=state.done, total=state.total, unit=state.unit)
 
     def update(self, state: State) -> None:
         """Prints how far the phase is, at most once a second and at its last step."""
         now = time.monotonic()
         if state.done == state.total or now - self._last >= _EVERY:
-            self._last, self._shown = now, state.done
+            self._last = now
             self._print("progress", **_facts(state))
 
     def end(self, state: State) -> None:

@@ -84,12 +84,13 @@ def read_answers(run: RunFiles, split: str = SPLIT) -> Answers:
         return Answers()
     notes: list[str] = []
     wanted = subjects(run)
+    digests = {one.digest for one in wanted}
     parts: dict[str, dict[str, ItemScores]] = {}
     for event in run.events:
         digest = str(event.get("digest", ""))
         if event.get("event") != "measure" or event.get("status") != "ok":
             continue
-        if digest not in {one.digest for one in wanted} or not _has(event, split):
+        if digest not in digests or not _has(event, split):
             continue
         try:
             for part in read_items(run.folder / str(event.get("file"))):

@@ -77,8 +77,6 @@ def make_curves(
     """
     estimator = mapping(settings.get("estimator"))
     found, notes = [], []
-    if not estimator.get("model") and not estimator.get("responses"):
-        return [], []
     for task in answers:
         try:
             read = _model(estimator, task, folder)

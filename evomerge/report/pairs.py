@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from evomerge.estimators.intervals import paired_test
 from evomerge.report.answers import Answers
-from evomerge.report.statistics import holm
+from evomerge.report.statistics import LEVEL, holm
 from evomerge.report.words import listed
-
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Against:
     @property
     def finding(self) -> str:
         """The result in a plain word or two."""
-        if self.adjusted >= SIGNIFICANCE:
+        if self.adjusted >= LEVEL:
             return "not significant"
         return "better" if self.difference > 0 else "worse"
 

@@ -89,7 +89,7 @@ def make_preferences(
         "worst": worst,
         "best": best,
         "objectives": [
-            {"name": o.name, "minimised": o.minimised, "percent": _is_share(o), "unit": o.unit}
+            {"name": o.name, "minimised": o.minimised, "percent": not o.unit, "unit": o.unit}
             for o in objectives
         ],
         "ideal": [float(v) for v in losses(objectives, [box.ideal.tolist()])[0]],
@@ -100,7 +100,3 @@ def make_preferences(
     }
     names = tuple((found[at][1], found[at][0]) for at in kept)
     return Preferences(objectives, start, split, data, len(found), names)
-
-
-def _is_share(objective: Objective) -> bool:
-    return objective.metric in ("score", "sparsity")

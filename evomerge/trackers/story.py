@@ -26,7 +26,6 @@ HIDDEN = "(hidden)"
 class _Standing:
     """What a search has come to."""
 
-    best: Rank | None = None
     best_digest: str = ""
     known: dict[str, tuple[Rank, Mapping[str, float]]] = field(default_factory=dict)
     front: list[tuple[float, ...]] = field(default_factory=list)
@@ -39,9 +38,8 @@ class _Standing:
         self.known[digest] = rank, values
         if digest == self.best_digest:  # it may have fallen behind; the first of equals is best
             self.best_digest = max(self.known, key=lambda d: self.known[d][0])
-        elif self.best is None or rank > self.best:
+        elif not self.best_digest or rank > self.known[self.best_digest][0]:
             self.best_digest = digest
-        self.best = self.known[self.best_digest][0]
 
     def keep(self, own: tuple[float, ...]) -> None:
         """Takes the values of a feasible candidate into the front."""
@@ -164,7 +162,7 @@ class Story:
     ) -> Iterator[tuple[str, float]]:
         for name, value in values.items():
             yield f"{search}/{name}", value
-        if standing.best is not None:
+        if standing.best_digest:
             for name, value in standing.known[standing.best_digest][1].items():
                 yield f"{search}/best {name}", value
         if values and not self._several:

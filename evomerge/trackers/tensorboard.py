@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class TensorBoard(Tracker):
         for file in old:
             file.unlink()
         config = yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True)
-        self._writer.add_text("config", f"<pre>\n{_escaped(config)}</pre>", 0)
+        self._writer.add_text("config", f"<pre>\n{escape(config, quote=False)}</pre>", 0)
 
     def candidate(self, candidate: Candidate) -> None:
         """Writes the numbers of a candidate."""
@@ -64,7 +65,3 @@ class TensorBoard(Tracker):
         """Flushes and closes the file."""
         if self._writer is not None:
             self._writer.close()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
