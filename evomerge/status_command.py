@@ -115,10 +115,22 @@ def study_status(run_dir: Path, config: Config | None = None) -> Status:
     """
     if not (run_dir / JOURNAL).is_file():
         return Status(str(run_dir), RUNNING if _held(run_dir) else ABSENT, event="none", age=0.0)
-    events = read_events(run_dir)
-    kept = _kept_config(run_dir)
+    return status_of(run_dir, read_events(run_dir), kept_config(run_dir), config)
+
+
+def status_of(
+    run_dir: Path, events: Sequence[Mapping[str, Any]], kept: Config, config: Config | None = None
+) -> Status:
+    """How far a study is at this moment.
+
+    Args:
+        run_dir: of the study.
+        events: of its journal.
+        kept: its `config.yaml`.
+        config: as for `study_status`.
+    """
     results = [e for e in events if e["event"] == "result" and e.get("search") == "search"]
-    last: dict[str, Any] = events[-1] if events else {"event": "none", "time": time.time()}
+    last: Mapping[str, Any] = events[-1] if events else {"event": "none", "time": time.time()}
     changed: tuple[str, ...] = ()
     state = RUNNING if _held(run_dir) else UNFINISHED
     if last["event"] == "end" and state != RUNNING:
@@ -148,7 +160,12 @@ def _violation(event: Mapping[str, Any]) -> float:
     return sum(max(0.0, c) for c in event.get("constraints", ()))
 
 
-def _kept_config(run_dir: Path) -> dict[str, Any]:
+def kept_config(run_dir: Path) -> dict[str, Any]:
+    """The `config.yaml` of a study; empty if there is none.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
     path = run_dir / "config.yaml"
     try:
         kept = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evomerge.errors import EvomergeError, UserError
-from evomerge.journal import JOURNAL
-from evomerge.status_command import ABSENT, study_status
+from evomerge.journal import JOURNAL, read_events
+from evomerge.status_command import ABSENT, Status, kept_config, status_of, study_status
 from evomerge.watch_page import policy, shell
+
+Events = Sequence[Mapping[str, Any]]
 
 HOST = "127.0.0.1"
 _FILES = (JOURNAL, "results.json", "config.yaml", "best/recipe.yaml")
@@ -55,6 +58,7 @@ class Watched:
     _page: bytes = b""
     _news: News = field(default_factory=lambda: News("waiting"))
     _mark: tuple[Any, ...] = ()
+    _read: tuple[tuple[Any, ...], Events, Mapping[str, Any]] = ((), [], {})
     _next: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -65,7 +69,7 @@ class Watched:
         if mark and mark != self._mark and time.monotonic() >= self._next:
             note, work = self._make(mark)
             self._next = time.monotonic() + max(self.every, _REST * work)
-        self._tell(note)
+        self._tell(note, mark)
 
     @property
     def news(self) -> News:
@@ -97,10 +101,18 @@ class Watched:
                 self._page, self._mark = page, mark
         return note, time.thread_time() - begin
 
-    def _tell(self, note: str) -> None:
+    def _status(self, mark: tuple[Any, ...]) -> Status:
+        """How far the study is; its files are read again only if they have changed."""
+        if not (self.run_dir / JOURNAL).is_file():
+            return study_status(self.run_dir)
+        if not mark or mark != self._read[0]:
+            self._read = mark, read_events(self.run_dir), kept_config(self.run_dir)
+        return status_of(self.run_dir, *self._read[1:])
+
+    def _tell(self, note: str, mark: tuple[Any, ...]) -> None:
         version = f"{hash(self._mark) & (1 << 64) - 1:x}" if self._page else None
         try:
-            status = study_status(self.run_dir)
+            status = self._status(mark)
         except Exception as error:  # whatever is in the files, the watch goes on
             told = str(error) if isinstance(error, UserError) else repr(error)
             found = News("damaged", version, note=told)

@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import report_runs as runs
 
 from evomerge.cli import run as command
+from evomerge.journal import read_events
 from evomerge.watching import Watched, WatchServer
 
 COUNT = 128  # candidates of the whole study
@@ -153,6 +156,25 @@ def test_the_page_follows_the_run_and_leaves_it_alone(whole: Path, growing: Path
     last = state(watched)
     assert (last["state"], last["candidates"]) == ("finished", COUNT)
     assert not (growing / "report.html").exists()
+
+
+def test_files_are_read_again_only_when_they_have_changed(
+    whole: Path, growing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr(
+        "evomerge.watching.read_events", lambda d: reads.append(d) or read_events(d)
+    )
+    watched = Watched(growing)
+    watched.look()
+    age, now = watched.news.age, time.time()
+    monkeypatch.setattr("evomerge.status_command.time", SimpleNamespace(time=lambda: now + 1000))
+    watched.look()
+    assert age is not None and watched.news.age == pytest.approx(age + 1000, abs=5)
+    assert reads == [growing]
+    grow(whole, growing, results=30)
+    watched.look()
+    assert reads == [growing, growing] and watched.news.candidates == 30
 
 
 def test_a_run_that_is_not_there_yet_and_one_that_is_damaged(growing: Path) -> None:
