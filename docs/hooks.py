@@ -42,8 +42,9 @@ def on_files(files: Files, *, config: Any) -> Files:
         path = f"notebooks/{notebook.stem}.md"
         files.append(File.generated(config, path, content=notebook_page(notebook)))
     for file in list(files.documentation_pages()):
+        page = _repository_path(file.src_uri)
         for link in _links(file.content_string):
-            target = _target(link, _repository_path(file.src_uri))
+            target = _target(link, page)
             if target is not None and (ROOT / target).is_file():
                 _add(files, config, target)
     return files
@@ -52,9 +53,10 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
     """Rewrites links that are relative to the repository."""
     here = page.file.src_uri
+    there = _repository_path(here)
 
     def moved(link: str) -> str:
-        target = _target(link, _repository_path(here))
+        target = _target(link, there)
         if target is None or files.get_file_from_path(site_path(target)) is None:
             return link
         _, mark, anchor = link.partition("#")
