@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from evomerge.types import FloatArray
 
+Values = tuple[float, ...]
+
 _AUGMENTATION = 0.05
 
 
@@ -24,6 +26,17 @@ def non_dominated(values: FloatArray) -> NDArray[np.bool_]:
     if not len(values):
         return np.zeros(0, dtype=bool)
     return np.asarray(moocore.is_nondominated(values, maximise=True, keep_weakly=True), dtype=bool)
+
+
+def joined(front: list[Values], own: Values) -> list[Values]:
+    """The different values that none of a front and one more exceeds, all to be maximised.
+
+    The very same list if the front has a member that is as good everywhere.
+    """
+    if any(all(a >= b for a, b in zip(f, own, strict=True)) for f in front):
+        return front
+    kept = [f for f in front if any(a > b for a, b in zip(f, own, strict=True))]
+    return [*kept, own]
 
 
 def hypervolume(values: FloatArray, reference: FloatArray) -> float:

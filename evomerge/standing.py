@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evomerge.pareto import Values, joined
 from evomerge.rating import Rating
 from evomerge.trials import Trial, best_trials
 from evomerge.types import Observation
-
-Values = tuple[float, ...]
 
 
 @dataclass
@@ -85,12 +84,10 @@ class Standing:
             if not self.pareto:
                 self.improved = len(self.trials)
         if self.pareto and trial.fitness is not None and trial.fitness.feasible:
-            own = trial.fitness.values
-            if any(all(a >= b for a, b in zip(f, own, strict=True)) for f in self._front):
-                return
-            kept = [f for f in self._front if any(a > b for a, b in zip(f, own, strict=True))]
-            self._front = [*kept, own]
-            self.improved = len(self.trials)
+            front = joined(self._front, trial.fitness.values)
+            if front is not self._front:
+                self._front = front
+                self.improved = len(self.trials)
 
 
 def levelled(observations: Sequence[Observation], answered: Sequence[int]) -> list[Observation]:

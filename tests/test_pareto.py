@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evomerge.pareto import hypervolume, non_dominated, normalised, preference, spread
+from evomerge.pareto import hypervolume, joined, non_dominated, normalised, preference, spread
 
 TABLES = st.integers(1, 3).flatmap(
     lambda k: st.integers(1, 8).flatmap(
@@ -26,6 +26,17 @@ def beats(a, b):
 def test_non_dominated_is_what_no_row_beats(table):
     expected = [not any(beats(other, row) for other in table) for row in table]
     assert non_dominated(table).tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(TABLES)
+def test_a_front_that_is_joined_row_by_row_is_that_of_all_rows(table):
+    front = []
+    for row in map(tuple, table.tolist()):
+        before, front = front, joined(front, row)
+        assert (front is before) == any(np.all(np.array(f) >= row) for f in before)
+    expected = {tuple(row.tolist()) for row in table[non_dominated(table)]}
+    assert set(front) == expected and len(front) == len(expected)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomerge.pareto import Values, joined
 from evomerge.trackers.base import Candidate, HeldOut, Study
 
 Event = Mapping[str, Any]
@@ -28,7 +29,7 @@ class _Standing:
 
     best_digest: str = ""
     known: dict[str, tuple[Rank, Mapping[str, float]]] = field(default_factory=dict)
-    front: list[tuple[float, ...]] = field(default_factory=list)
+    front: list[Values] = field(default_factory=list)
     counts: dict[str, int] = field(
         default_factory=lambda: {"failed": 0, "infeasible": 0, "stopped": 0, "answered items": 0}
     )
@@ -40,13 +41,6 @@ class _Standing:
             self.best_digest = max(self.known, key=lambda d: self.known[d][0])
         elif not self.best_digest or rank > self.known[self.best_digest][0]:
             self.best_digest = digest
-
-    def keep(self, own: tuple[float, ...]) -> None:
-        """Takes the values of a feasible candidate into the front."""
-        if any(all(a >= b for a, b in zip(f, own, strict=True)) for f in self.front):
-            return
-        self.front = [f for f in self.front if any(a > b for a, b in zip(f, own, strict=True))]
-        self.front.append(own)
 
 
 @dataclass
@@ -128,7 +122,7 @@ class Story:
             if latest is not event:
                 standing.learn(asked["digest"], _rank(latest), latest["values"])
             if self._several and feasible:
-                standing.keep(tuple(event["fitness"]))
+                standing.front = joined(standing.front, tuple(event["fitness"]))
         else:
             counts["failed"] += 1
         candidate = Candidate(
