@@ -73,19 +73,24 @@ class Lineage:
         return str(self.members[number].id)
 
 
-def read_lineage(run: Path, candidate: int | None = None) -> Lineage:
+def read_lineage(
+    run: Path,
+    candidate: int | None = None,
+    events: Sequence[Mapping[str, Any]] | None = None,
+) -> Lineage:
     """Reads a journal.
 
     Args:
         run: directory of a study.
         candidate: its number; None for the chosen merge, or the best so far: the largest fitness
             that keeps the constraints, of several objectives the first one's.
+        events: of the journal, where they have been read; None to read them.
 
     Raises:
         JournalError: if there is no journal, or it is damaged.
         ConfigError: for a study without matings, or a candidate that is none of them.
     """
-    events = read_events(run)
+    events = read_events(run) if events is None else events
     wanted = [d.name for d in dimensions()]
     study = events[0] if events else {}
     if [d["name"] for d in study.get("space", {}).get("dimensions", [])] != wanted:

@@ -42,7 +42,7 @@ def read_pedigree(run: RunFiles) -> Pedigree | None:
     if run.folder is None or "first" not in names:
         return None
     try:
-        lineage = read_lineage(run.folder)
+        lineage = read_lineage(run.folder, events=run.events)
     except (EvomergeError, KeyError, ValueError):  # a study that has no result yet has none
         return None
     shares = lineage.shares[lineage.root]
