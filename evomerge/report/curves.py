@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,6 @@ from evomerge.report.numbers import percent
 from evomerge.report.reading import Json, mapping
 from evomerge.report.rows import ROLES
 from evomerge.types import FloatArray
-
-FITTED = "items.npz"
-"""Name of the item model that the report fits to a study's responses, in the report's folder."""
 
 MOST = 2_000_000
 """The most answers that the report fits a model to."""
@@ -56,13 +54,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of a task, the models' abilities, and where the item model comes from."""
+    """The curves of a task, the models' abilities, and where the item model comes from.
+
+    Attributes:
+        task: its name.
+        origin: of the item model, in words.
+        dimensions: of the item model.
+        curves: of a few items.
+        abilities: name, role and ability of each model.
+        fitted: the item model, if it was fitted just now; None if it was read.
+    """
 
     task: str
     origin: str
     dimensions: int
     curves: tuple[Curve, ...]
     abilities: tuple[tuple[str, str, float], ...]
+    fitted: ItemModel | None = None
 
 
 def make_curves(
@@ -73,7 +81,7 @@ def make_curves(
     Args:
         settings: the study's config.
         answers: of the models to the search items, which is what an item model is about.
-        folder: where a model that the report fits is kept; None to keep none.
+        folder: where models that an earlier report fitted are kept; None if there is none.
     """
     estimator = mapping(settings.get("estimator"))
     found, notes = [], []
@@ -89,39 +97,45 @@ def make_curves(
     return found, notes
 
 
-def _model(estimator: Json, task: TaskAnswers, folder: Path | None) -> tuple[ItemModel, str] | None:
+def fitted_name(task: str) -> str:
+    """Name of the file of a task's item model that a report fitted, in the report's folder."""
+    safe = re.sub(r"[^\w-]", "_", task)
+    return f"items-{safe}.npz"
+
+
+def _model(
+    estimator: Json, task: TaskAnswers, folder: Path | None
+) -> tuple[ItemModel, str, bool] | None:
+    """An item model, where it comes from, and whether it was fitted just now."""
     file = _for_task(estimator.get("model"), task.task)
     if isinstance(file, str):
-        return ItemModel.load(Path(file)), "the study's own item model"
+        return ItemModel.load(Path(file)), "the study's own item model", False
     given = _for_task(estimator.get("responses"), task.task)
     if not isinstance(given, (str, list)):
         return None
     origin = "fitted for this report to the earlier answers that the study used"
-    kept = folder / FITTED if folder is not None else None
+    kept = folder / fitted_name(task.task) if folder is not None else None
     if kept is not None and kept.is_file():
         model = ItemModel.load(kept)
         if set(task.ids) <= set(model.items):
-            return model, origin
+            return model, origin, False
     paths = [given] if isinstance(given, str) else [str(path) for path in given]
     read = read_responses([Path(path) for path in paths], task=task.task)
     if np.asarray(read.scores).size > MOST:
         return None
-    model = fit_items(read).model
-    if kept is not None and kept.parent.is_dir():
-        model.save(kept)
-    return model, origin
+    return fit_items(read).model, origin, True
 
 
 def _for_task(given: object, task: str) -> object:
     return given.get(task) if isinstance(given, dict) else given
 
 
-def _curves(task: TaskAnswers, model: ItemModel, origin: str) -> Curves | None:
-    known = set(model.items)
+def _curves(task: TaskAnswers, whole: ItemModel, origin: str, fitted: bool) -> Curves | None:
+    known = set(whole.items)
     places = [at for at, item in enumerate(task.ids) if item in known]
     if not places:
         return None
-    model = model.at(model.index([task.ids[at] for at in places]))
+    model = whole.at(whole.index([task.ids[at] for at in places]))
     scores = task.scores[:, places]
     found = [one.mean for one in abilities(model, np.asarray(scores, dtype=np.float64))]
     theta = np.array([value[0] for value in found])
@@ -140,6 +154,7 @@ def _curves(task: TaskAnswers, model: ItemModel, origin: str) -> Curves | None:
         tuple(
             (one.name, one.role, float(t)) for one, t in zip(task.subjects, theta, strict=True)
         ),
+        whole if fitted else None,
     )  # fmt: skip
 
 

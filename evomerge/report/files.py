@@ -11,6 +11,7 @@ from typing import Any
 
 from evomerge.journal import replaced, write_atomic
 from evomerge.report.content import FOLDER, Content
+from evomerge.report.curves import fitted_name
 from evomerge.report.figures import theme
 from evomerge.report.items import kinds_of
 
@@ -35,6 +36,9 @@ def write_files(content: Content, run_dir: Path) -> Path:
         write_atomic(folder / f"{name}.csv", csv_text(head, rows))
     for name, spec in content.charts.items():
         write_figure(folder / name, spec)
+    for curves in content.curves:
+        if curves.fitted is not None:  # so that the next report need not fit it
+            curves.fitted.save(folder / fitted_name(curves.task))
     return folder
 
 

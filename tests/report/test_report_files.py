@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ import report_runs as runs
 
 from evomerge.irt.model import ItemModel
 from evomerge.report.content import prepare
-from evomerge.report.files import csv_text, tables, write_figure
+from evomerge.report.files import csv_text, tables, write_figure, write_files
 from evomerge.report.page import write_report
 from evomerge.report.reading import read_run
 
@@ -103,3 +104,32 @@ def test_curves_of_an_item_model(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(json.dumps({"estimator": {"model": "gone.npz"}}))
     content = prepare(read_run(run))
     assert content.curves == [] and any("gone.npz" in note for note in content.notes)
+
+
+def test_what_was_fitted_is_kept_by_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making a page writes nothing, and the next one does not fit again, whichever the task."""
+    run, names = runs.finished_run(tmp_path / "run"), ("jp_math", "polite")
+    answers.add_answers(run, items=12, tasks=names)
+    rng = np.random.default_rng(0)
+    for name in names:
+        right = rng.random((40, 12)) < 1 / (1 + np.exp(-rng.normal(size=(40, 1))))
+        head = ["model", *(f"item-{i:03d}" for i in range(12))]
+        rows = [[f"m{at}", *row.astype(int).tolist()] for at, row in enumerate(right)]
+        (tmp_path / f"{name}.csv").write_text(csv_text(head, rows))
+    given = {name: str(tmp_path / f"{name}.csv") for name in names}
+    (run / "config.yaml").write_text(json.dumps({"estimator": {"responses": given}}))
+    (run / "report").mkdir()
+    before = set(run.rglob("*"))
+    content = prepare(read_run(run))
+    assert [found.task for found in content.curves] == list(names)
+    assert set(run.rglob("*")) == before
+    write_files(replace(content, charts={}), run)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("evomerge.report.curves.fit_items", refuse)
+    again = prepare(read_run(run)).curves
+    assert [found.curves for found in again] == [found.curves for found in content.curves]
