@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from evomerge.checkpoints.held import HeldModel
@@ -18,6 +19,16 @@ from evomerge.workers import template_recipe
 def size(model: Model) -> int:
     """Bytes of a model's tensors, wherever they come from."""
     return output_bytes(model.assembly) if isinstance(model, MergedModel) else model.bytes()
+
+
+def largest(model: Model) -> int:
+    """Elements of a model's largest tensor."""
+    return max(map(math.prod, model.shapes.values()), default=0)
+
+
+def engine(config: Config, merger: Merger, base: Model) -> int:
+    """Bytes of the model that engines hold: the base, or one of another shape if that is larger."""
+    return max(size(base), template(config, merger))
 
 
 def held(config: Config, merger: Merger) -> int:

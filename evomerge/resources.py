@@ -67,7 +67,11 @@ def _workers(config: Config, merger: Merger, tell: Callable[[str], None]) -> Ite
             "measured 10 times slower", "Use fewer workers or threads.",
         )  # fmt: skip
         return
-    tell(f"workers: {plan.workers} with {plan.threads} thread(s) and {plan.gpus:g} GPU(s) each")
+    number = str(plan.workers)
+    if plan.elastic:
+        most = config["executor"]["max_workers"]
+        number = "as many as have room" + (f" (at most {most})" if most else "")
+    tell(f"workers: {number} with {plan.threads} thread(s) and {plan.gpus:g} GPU(s) each")
 
 
 def _devices(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iterator[Problem]:
@@ -105,9 +109,8 @@ def _memory(config: Config, merger: Merger, tell: Callable[[str], None]) -> Iter
         return
     if not hasattr(os, "sysconf"):
         return
-    largest = max((math.prod(shape) for shape in base.shapes.values()), default=0)
-    engine = max(footprint.size(base), footprint.template(config, merger))
     merged = footprint.held(config, merger)
+    engine, largest = footprint.engine(config, merger, base), footprint.largest(base)
     # The result is written by a merger of its own, which merges such sources once more.
     needed = plan.workers * scaling.cpu_worker(engine, largest, merged) + merged
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()

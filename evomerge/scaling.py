@@ -208,11 +208,11 @@ def _answer_seconds(shape: Shape, load: Load, device: Device, size: int, sequenc
 # -- the table --------------------------------------------------------------------------------
 
 MACHINES = (("1 GPU", 1, 1), ("1 node of 8", 8, 1), ("16 nodes of 8", 8, 16))
-HEADER = (
-    "| model | machine | GPUs a worker | workers | weights a GPU, GB | cache a GPU, GB | at once "
-    "| page cache a node, GB | merge, s | answers, s | candidates/min | 1000 candidates, h |\n"
-    "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
-)
+FIGURES = (
+    "GPUs a worker", "workers", "weights a GPU, GB", "cache a GPU, GB", "at once",
+    "page cache a node, GB", "merge, s", "answers, s", "candidates/min", "1000 candidates, h",
+)  # fmt: skip
+"""What is said of a model on a machine."""
 
 _LLAMA = {"vocab_size": 32000}
 MODELS: dict[str, dict[str, Any]] = {
@@ -239,23 +239,24 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def table(shapes: Sequence[Shape], load: Load, device: Device = H100) -> str:
     """Markdown: each model on each kind of machine."""
-    lines = [HEADER]
+    rows: list[tuple[str, ...]] = [("model", "machine", *FIGURES)]
     for shape in shapes:
         for name, gpus, nodes in MACHINES:
-            lines.append(_row(shape, name, estimate(shape, load, device, gpus, nodes)))
-    return "\n".join(lines)
+            rows.append((shape.name, name, *figures(estimate(shape, load, device, gpus, nodes))))
+    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---|---|" + "---:|" * len(FIGURES), *lines])
 
 
-def _row(shape: Shape, machine: str, need: Need) -> str:
+def figures(need: Need) -> tuple[str, ...]:
+    """The values of `FIGURES`; the first says it where not one worker fits, the others nothing."""
     if not need.workers:
-        return f"| {shape.name} | {machine} | does not fit " + "|  " * 9 + "|"
+        return ("does not fit", *[""] * (len(FIGURES) - 1))
     rate = need.per_minute
-    cells = (
-        shape.name, machine, need.gpus, need.workers, f"{need.weights / GB:.1f}",
-        f"{need.cache / GB:.1f}", need.sequences, f"{need.page_cache / GB:.1f}",
-        _short(need.merge), _short(need.answers), _short(rate), _short(1000 / 60 / rate),
+    return (
+        str(need.gpus), str(need.workers), f"{need.weights / GB:.1f}", f"{need.cache / GB:.1f}",
+        str(need.sequences), f"{need.page_cache / GB:.1f}", _short(need.merge),
+        _short(need.answers), _short(rate), _short(1000 / 60 / rate),
     )  # fmt: skip
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _short(value: float) -> str:

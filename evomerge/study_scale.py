@@ -20,7 +20,7 @@ _LETTERS = 4  # characters a token, where there is no tokenizer to ask
 
 
 def described(config: Config) -> Iterator[str]:
-    """Lines with the memory of this study and a table of its speed on GPUs.
+    """Lines with the memory of this study and its speed on GPUs.
 
     Nothing where the base or the tasks cannot be read, which `check` says.
     """
@@ -31,7 +31,7 @@ def described(config: Config) -> Iterator[str]:
         plan = plan_workers(config)
     except UserError:
         return
-    engine = max(footprint.size(base), footprint.template(config, merger))
+    engine = footprint.engine(config, merger, base)
     yield "what it takes (a model, see docs/scaling.md):"
     yield (
         f"  sources: {load.models} models, {_size(load.models * footprint.size(base))} in the page "
@@ -40,13 +40,17 @@ def described(config: Config) -> Iterator[str]:
     if not plan.gpus:
         held = footprint.held(config, merger)
         needed = scaling.cpu_worker(engine, shape.largest, held)
+        who = "each worker" if plan.elastic else f"each of {plan.workers} worker(s)"
         yield (
-            f"  each of {plan.workers} worker(s) on the CPU: at most {_size(needed)}, of which "
+            f"  {who} on the CPU: at most {_size(needed)}, of which "
             f"{_size(2 * engine)} engine, {_size(scaling.BUFFERS * shape.largest)} merge buffers"
         )
     yield from _at_work(config, plan.workers)
-    yield f"  on {scaling.H100.name} GPUs, {load.items} items a candidate, not measured:"
-    yield scaling.table([shape], load)
+    yield (
+        f"  {shape.name} parameters on {scaling.H100.name} GPUs, {load.items} items a candidate, "
+        "not measured:"
+    )
+    yield from _on_gpus(shape, load)
 
 
 def shape_of(model: Model) -> Shape:
@@ -54,15 +58,14 @@ def shape_of(model: Model) -> Shape:
     config = model.config.get("text_config", model.config)
     heads = int(config.get("num_attention_heads") or 1)
     hidden = int(config.get("hidden_size") or 0)
-    sizes = [math.prod(shape) for shape in model.shapes.values()]
-    parameters = max(1, sum(sizes))
+    parameters = max(1, sum(map(math.prod, model.shapes.values())))
     return Shape(
         f"{parameters / 1e9:.2g}B" if parameters >= 1e8 else f"{parameters / 1e6:.2g}M",
         parameters,
         model.layout.blocks,
         int(config.get("num_key_value_heads") or heads),
         int(config.get("head_dim") or hidden // heads or 1),
-        max(sizes, default=0),
+        footprint.largest(model),
         max(1, round(footprint.size(model) / parameters)),
     )
 
@@ -91,6 +94,20 @@ def load_of(config: Config, base: Model) -> Load:
         loglik=any(t.loglik_weight or goals.wants_loglik(t.name) for t in tasks),
         share=float(config["engine"]["args"].get("gpu_memory_utilization", 0.9)),
     )
+
+
+def _on_gpus(shape: Shape, load: Load) -> Iterator[str]:
+    """What `scaling` says of a model, a column for each kind of machine."""
+    names = [name for name, _, _ in scaling.MACHINES]
+    needs = [
+        scaling.estimate(shape, load, scaling.H100, gpus, nodes)
+        for _, gpus, nodes in scaling.MACHINES
+    ]
+    left = max(map(len, scaling.FIGURES))
+    width = max(map(len, names)) + 2
+    columns = map(scaling.figures, needs)
+    for title, *cells in [("", *names), *zip(scaling.FIGURES, *columns, strict=True)]:
+        yield f"    {title:{left}}" + "".join(f"{cell:>{width}}" for cell in cells)
 
 
 def _at_work(config: Config, workers: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from studies import quick_config
 from evomerge import scaling
 from evomerge.checkpoints.merger import Merger
 from evomerge.cli import run
-from evomerge.scaling import H100, MODELS, Load, Shape, cpu_worker, estimate, table
-from evomerge.study_scale import described, shape_of
+from evomerge.resources import check_resources
+from evomerge.scaling import FIGURES, H100, MODELS, Load, Shape, cpu_worker, estimate, table
+from evomerge.study_scale import described, load_of, shape_of
 from evomerge.zoo import zoo_path
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
@@ -119,6 +121,30 @@ def test_check_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     arguments = ["check", "+experiment=jp_math", f"run_dir={tmp_path / 'run'}"]
     assert run([*arguments, f"models.base={tmp_path}/nowhere"]) == 2  # says so, and goes on
     assert "models.base" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_the_figures_in_plain_columns(tmp_path: Path) -> None:
+    """The same cells as the Markdown table of the same study has, turned on its side."""
+    config = quick_config(tmp_path / "run", "optimizer=random")
+    base = Merger(threads=1).checkpoint(config["models"]["base"])
+    shown = list(described(config))[-1 - len(FIGURES) :]
+    rows = table([shape_of(base)], load_of(config, base)).splitlines()
+    head, _, *lines = ([cell.strip() for cell in row.strip("|").split("|")][1:] for row in rows)
+    turned = [list(column) for column in zip(head, *lines, strict=True)]
+    assert [re.split(r"\s{2,}", line.strip()) for line in shown[1:]] == turned[1:]
+    assert re.split(r"\s{2,}", shown[0].strip()) == turned[0][1:]
+    assert len(set(map(len, shown))) == 1 and len(shown[0]) <= 80
+
+
+def test_an_elastic_cluster_has_no_number_of_workers(tmp_path: Path) -> None:
+    config = quick_config(tmp_path / "run", "optimizer=random")
+    elastic = {**config["executor"], "name": "ray", "address": "auto", "workers": None}
+    for most, said in ((None, "workers: as many as have room with"), (4, "room (at most 4) with")):
+        config["executor"] = elastic | {"max_workers": most}
+        lines: list[str] = []
+        list(check_resources(config, Merger(threads=1), lines.append))
+        assert any(said in line for line in lines), lines
+    assert any("  each worker on the CPU" in line for line in described(config))
 
 
 @pytest.mark.slow
