@@ -332,11 +332,8 @@ def _job(config: Any, notes: Notes) -> int:
         plain = _plain(config)
         run_dir = plain["run_dir"] = sweep_dir(plain)
         status = _study(plain)
-    except UserError as error:
-        _complain(error)
-        status = error.exit_code
     except EvomergeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error)
         status = error.exit_code
     except Exception:  # the other studies of the sweep go on
         traceback.print_exc()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from studies import quick_arguments
 
+from evomerge import cli
+from evomerge.errors import EvomergeError, UserError
 from evomerge.sweeping import Notes, forced
 
 
@@ -30,6 +32,27 @@ def test_notes_come_back_in_order_and_are_removed(tmp_path: Path) -> None:
         notes.write(job, f"runs/{job}", job % 3)
     assert notes.take() == [("runs/0", 0), ("runs/2", 2), ("runs/10", 1)]
     assert notes.take() == [] and not list((tmp_path / "sweep").iterdir())
+
+
+@pytest.mark.parametrize(("kind", "code"), [(EvomergeError, 1), (UserError, 2)])
+def test_what_a_studys_log_said_is_not_said_again(
+    kind: type[EvomergeError], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    error = UserError.of("a", "b", "c", "d") if kind is UserError else EvomergeError("disk full")
+
+    def fails(config: object) -> int:
+        raise error
+
+    for name in ("_register", "job_number", "_plain", "sweep_dir"):
+        monkeypatch.setattr(cli, name, lambda *given: {} if given else 0)
+    monkeypatch.setattr(cli, "_study", fails)
+    notes = Notes([f"hydra.sweep.dir={tmp_path}/sweep"])
+    assert cli._job(None, notes) == code
+    assert ("disk full" if kind is EvomergeError else "a: ") in capsys.readouterr().err
+    error.__dict__["shown"] = True
+    assert cli._job(None, notes) == code
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
