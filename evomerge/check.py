@@ -29,6 +29,7 @@ from evomerge.proof import BEST
 from evomerge.resources import check_resources, quiet_base
 from evomerge.setup import (
     Config,
+    all_task_nodes,
     check_candidates,
     check_traits,
     control_recipes,
@@ -248,10 +249,8 @@ def _numbers(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
 
 
 def _tasks(config: Config, merger: Merger, tell: Tell) -> Iterator[Problem]:
-    nodes = task_nodes(config)
-    nodes |= {f"report_tasks.{name}": node for name, node in config["report_tasks"].items()}
     names: dict[str, str] = {}
-    for field, node in nodes.items():
+    for field, node in all_task_nodes(config).items():
         if not node:
             yield Problem(field, "nothing", "a task", "Choose one, for example task=jp_math_tiny.")
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evomerge.estimators.intervals import wilson
+from evomerge.estimators.intervals import NORMAL, wilson
 from evomerge.markdown import markdown_text
 from evomerge.predictions import raw_errors
 from evomerge.recorded import Chosen, Recorded
@@ -16,7 +16,6 @@ from evomerge.report.objectives import Objective, read_objectives, read_values
 from evomerge.report.reading import Json, count, mapping
 from evomerge.report.table import results_markdown
 
-_NORMAL = 1.959964  # of a 95% interval
 _UNPROVED = """\
 It was **not** measured on held-out items: what follows is from the search, which looked for high
 values on these very items, so they are optimistic."""
@@ -114,7 +113,7 @@ def search_interval(
     items = answered_items(event, objective.task)
     if objective.metric == "score" and error == 0.0 and value in (0.0, 1.0) and items:
         return wilson(round(value * items), items)
-    low, high = value - _NORMAL * error, value + _NORMAL * error
+    low, high = value - NORMAL * error, value + NORMAL * error
     if objective.metric in ("score", "sparsity") and math.isfinite(error):
         return max(low, 0.0), min(high, 1.0)
     return low, high

@@ -239,12 +239,8 @@ def _space(
     normalize = genome.get("normalize")
     if normalize is None:
         normalize = method in ("ties", "dare_ties", "linear")
-    fixed = {"normalize": bool(normalize)}
-    if method == "multislerp":
-        return {
-            "method": method, "granularity": granularity, "parameters": parameters,
-            "fixed": {"normalize_weights": True},
-        }  # fmt: skip
+    multi = method == "multislerp"
+    fixed = {"normalize_weights": True} if multi else {"normalize": bool(normalize)}
     return {
         "method": method, "granularity": granularity, "parameters": parameters, "fixed": fixed
     }  # fmt: skip

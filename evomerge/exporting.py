@@ -125,7 +125,9 @@ def write_export(
             check_room(out, _factor_bytes(assembly, export.rank or RANK) + _SLACK)
             named = card.base() if export.published else _located(base)
             with whole_folder(out, texts) as folder:
-                made = write_lora(recipe, merger, base, folder, named, export.rank, report)
+                made = write_lora(
+                    recipe, merger, base, folder, named, export.rank, report, assembly
+                )
                 texts["README.md"] = card.text(Adaptation(card.base(), made.sentences))
             return (*notes, *made.sentences)
         check_room(out, _SLACK)

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.estimators.intervals import mean_interval
+from evomerge.estimators.intervals import NORMAL, mean_interval
 from evomerge.evaluation import Splits
 from evomerge.objectives import Goals, Measured, Objective, measure
 from evomerge.pareto import hypervolume
 from evomerge.proof import Proof
 from evomerge.types import FloatArray
-
-_NORMAL = 1.959964  # of a 95% interval
 
 
 def held_out(goals: Goals, splits: Splits, others: Mapping[str, float] | None = None) -> Measured:
@@ -88,7 +86,7 @@ def _intervals(
             low[o.name], high[o.name] = interval.low, interval.high
         else:
             value, error = measured.values[o.task, o.metric], measured.stderr[o.task, o.metric]
-            low[o.name], high[o.name] = value - _NORMAL * error, value + _NORMAL * error
+            low[o.name], high[o.name] = value - NORMAL * error, value + NORMAL * error
     return low, high
 
 

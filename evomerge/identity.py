@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.config import FREE_KEYS
 from evomerge.engines.auto import resolve_engine
-from evomerge.setup import Setup, model_identities, task_nodes
+from evomerge.setup import Setup, all_task_nodes, model_identities, task_nodes
 from evomerge.types import SPLITS, Task
 from evomerge.workers import plan_workers
 
@@ -44,9 +44,9 @@ def matter(setup: Setup) -> dict[str, Any]:
 
 def task_digests(setup: Setup) -> dict[str, str]:
     """Digests of everything that answers and scores depend on, by task name."""
-    nodes = [*task_nodes(setup.config).values(), *setup.config["report_tasks"].values()]
+    nodes = all_task_nodes(setup.config)
     digests = {}
-    for task, node in zip(setup.tasks, nodes, strict=True):
+    for task, node in zip(setup.tasks, nodes.values(), strict=True):
         settings = {k: v for k, v in _by_content(task, node).items() if k not in SPLITS}
         items = [items_digest(task, split) for split in SPLITS]
         text = json.dumps([settings, items], sort_keys=True)

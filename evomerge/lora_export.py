@@ -117,6 +117,7 @@ def write_lora(
     named: str,
     rank: int | None = None,
     report: Report | None = None,
+    assembly: Assembly | None = None,
 ) -> LoraReport:
     """Writes `adapter_config.json` and the factors of a merge to a folder.
 
@@ -132,13 +133,14 @@ def write_lora(
         named: what the adapter is to call its base.
         rank: of the factors; by default the sum's own, or 64 (or a matrix's smaller side).
         report: called with tensors done and all.
+        assembly: of the recipe, where the caller has it already.
 
     Raises:
         RecipeError: if the merge has other tensors than the base, or its change cannot be said.
         EvomergeError: as in `low_rank` and `write_adapter`.
     """
     model = merger.checkpoint(base)
-    assembly = merger.assemble(recipe)
+    assembly = assembly or merger.assemble(recipe)
     check_shapes(assembly, model)
     if is_exact(recipe, merger, model):
         whole = replace(recipe, dtype="float32")  # of the factors: nothing is rounded

@@ -111,7 +111,7 @@ def read_licence(folder: Path) -> tuple[str, str]:
     Looked for in the head of README.md (`license`, and `license_name` beside `other`), in
     `license` of config.json, and in the text of a LICENSE file.
     """
-    for file, read in (("README.md", _from_card), ("config.json", _from_config)):
+    for file, read in (("README.md", _from_card), ("config.json", _from_mapping)):
         path = folder / file
         if path.is_file() and (licence := read(_text(path))):
             return licence, file
@@ -127,10 +127,6 @@ def read_licence(folder: Path) -> tuple[str, str]:
 def _from_card(text: str) -> str:
     found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     return _from_mapping(found[1]) if found else ""
-
-
-def _from_config(text: str) -> str:
-    return _from_mapping(text)
 
 
 def _from_mapping(text: str) -> str:

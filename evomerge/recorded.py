@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ class Recorded:
     def results(self) -> Json:
         """`results.json`, empty while there is none."""
         return self.files.results or {}
+
+    @cached_property
+    def fixed(self) -> dict[str, Recipe]:
+        """Sources and those controls that need no search, by name."""
+        return {**source_recipes(self.config), **control_recipes(self.config)}
 
     def identify(self, recipe: Recipe) -> str:
         """The digest of a recipe by the content of its models."""
@@ -203,7 +209,7 @@ def find(study: Recorded, text: str) -> Chosen:
     if name == BEST:
         name = str(results.get("best", ""))
     measured = mapping(results.get("models"))
-    fixed = {**source_recipes(study.config), **control_recipes(study.config)}
+    fixed = study.fixed
     if name in measured:
         return _subject(study, name, mapping(measured[name]), records)
     if name in fixed:
@@ -239,7 +245,7 @@ def _fixed(study: Recorded, name: str) -> Recipe | None:
     if name == study.results.get("best"):
         path = study.run_dir / "best" / "recipe.yaml"
         return renamed(Recipe.from_yaml(path), study.moved) if path.is_file() else None
-    return {**source_recipes(study.config), **control_recipes(study.config)}.get(name)
+    return study.fixed.get(name)
 
 
 def _candidate(study: Recorded, record: CandidateRecord) -> Chosen:

@@ -17,7 +17,7 @@ from evomerge.identity import items_digest
 from evomerge.journal import read_items
 from evomerge.recorded import Chosen, Recorded
 from evomerge.report.reading import Json, mapping
-from evomerge.setup import Config, make_task, task_nodes
+from evomerge.setup import Config, all_task_nodes, make_task
 from evomerge.types import ItemScores, Task
 from evomerge.versions import versions
 from evomerge.workers import make_executor, plan_workers
@@ -121,9 +121,7 @@ def current_tasks(study: Recorded, portions: Sequence[Portion]) -> dict[str, Tas
     Raises:
         UserError: if a task cannot be made, or its items have changed.
     """
-    config = study.config
-    nodes = {**task_nodes(config)}
-    nodes |= {f"report_tasks.{k}": v for k, v in config["report_tasks"].items()}
+    nodes = all_task_nodes(study.config)
     fields = {str(node["name"]): field for field, node in nodes.items()}
     wanted = {(part.task, part.split) for portion in portions for part in portion}
     matter = mapping(study.files.study.get("matter"))

@@ -201,6 +201,12 @@ def task_nodes(config: Config) -> dict[str, Any]:
     return {"task": config["task"]} | {f"tasks.{k}": v for k, v in config["tasks"].items()}
 
 
+def all_task_nodes(config: Config) -> dict[str, Any]:
+    """The same with the tasks that are only reported."""
+    reported = {f"report_tasks.{k}": v for k, v in config["report_tasks"].items()}
+    return task_nodes(config) | reported
+
+
 def make_goals(config: Config) -> Goals:
     """Reads objectives and constraints.
 

@@ -20,6 +20,9 @@ from evomerge.types import FloatArray
 RESAMPLES = 9999
 """Bootstrap samples and, at most, permutations."""
 
+NORMAL = 1.959964
+"""Standard errors on each side of a mean to the ends of its normal 95% interval."""
+
 
 @dataclass(frozen=True)
 class MeanInterval:
