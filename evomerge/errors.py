@@ -76,5 +76,9 @@ class CandidateError(EvomergeError):
     """One candidate could not be evaluated; recorded as failed, the search goes on."""
 
 
+class NotFiniteError(CandidateError):
+    """A weight, log-likelihood or score is not finite, which a bad device can bring about, too."""
+
+
 class EngineError(EvomergeError):
     """An engine could not start or broke and could not be rebuilt."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from evomerge.checkpoints.merger import Merger, Pending
 from evomerge.engines.batches import bucket
 from evomerge.engines.decoding import Decoder
 from evomerge.engines.depth import Depth
+from evomerge.engines.likelihoods import check_logliks, mean_logliks
 from evomerge.engines.scoring import score_ends
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.engines.weights import WeightWriter
@@ -170,13 +170,11 @@ class TransformersEngine:
             a `len(pairs)` array.
 
         Raises:
-            CandidateError: if a value is not finite.
+            NotFiniteError: if a value is not finite.
             TaskError: if a continuation has no token.
             EngineError: if the engine is closed or its last load failed.
         """
-        encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
-        found = zip(self.score_tokens(encoded), encoded, strict=True)
-        return np.array([sum_ / (len(ids) - start) for (sum_, _), (ids, start) in found])
+        return mean_logliks(pairs, self._codec, self.score_tokens)
 
     def score_tokens(self, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
         """Log-likelihood (nats) of the ends of rows of tokens, and whether each is the greedy one.
@@ -186,12 +184,12 @@ class TransformersEngine:
                 least 1.
 
         Raises:
-            CandidateError: if a value is not finite.
+            NotFiniteError: if a value is not finite.
             EngineError: if the engine is closed or its last load failed.
         """
         self._ready()
         values = score_ends(self._model, rows, self._codec.pad_id, self._budget)
-        checked(np.array([value for value, _ in values], dtype=np.float64))
+        check_logliks(values)
         return values
 
     @property
@@ -216,18 +214,6 @@ class TransformersEngine:
         self._open()
         if self._failed:
             raise EngineError("the engine holds no model, since its last load failed; load another")
-
-
-def checked(values: FloatArray) -> FloatArray:
-    """Passes log-likelihoods on.
-
-    Raises:
-        CandidateError: if one is not finite.
-    """
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise CandidateError(f"the log-likelihood of pair {bad[0]} is {values[bad[0]]}")
-    return values
 
 
 def _dtype(name: str, device: str) -> Any:

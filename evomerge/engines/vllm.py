@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from evomerge import errors
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engines import vllm_setup
+from evomerge.engines.likelihoods import check_logliks, mean_logliks
 from evomerge.engines.stacking import projections
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.errors import CandidateError, ConfigError, EngineError, Problem, UserError
@@ -200,13 +199,11 @@ class VllmEngine:
             a `len(pairs)` array.
 
         Raises:
-            CandidateError: if a value is not finite.
+            NotFiniteError: if a value is not finite.
             TaskError: if a continuation has no token.
             EngineError: if the engine is closed, broken, or its last load failed.
         """
-        encoded = [self._codec.pair(c, text, i) for i, (c, text) in enumerate(pairs)]
-        found = zip(self.score_tokens(encoded), encoded, strict=True)
-        return np.array([sum_ / (len(ids) - start) for (sum_, _), (ids, start) in found])
+        return mean_logliks(pairs, self._codec, self.score_tokens)
 
     def score_tokens(self, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
         """Log-likelihood (nats) of the ends of rows of tokens, and whether each is the greedy one.
@@ -216,7 +213,7 @@ class VllmEngine:
                 least 1.
 
         Raises:
-            CandidateError: if a value is not finite.
+            NotFiniteError: if a value is not finite.
             EngineError: if the engine is closed, broken, or its last load failed.
         """
         from vllm import SamplingParams
@@ -229,13 +226,12 @@ class VllmEngine:
         )
         outputs = self._run([list(ids) for ids, _ in rows], settings)
         values = []
-        for i, ((ids, start), output) in enumerate(zip(rows, outputs, strict=True)):
+        for (ids, start), output in zip(rows, outputs, strict=True):
             places = range(start, len(ids))
             picked = [output.prompt_logprobs[place][ids[place]] for place in places]
             value = float(sum(one.logprob for one in picked))
-            if not np.isfinite(value):
-                raise CandidateError(f"the log-likelihood of pair {i} is {value}")
             values.append((value, all(one.rank == 1 for one in picked)))
+        check_logliks(values)
         return values
 
     @property
@@ -332,7 +328,7 @@ class VllmEngine:
 
 def _error(reply: dict[str, Any]) -> Exception:
     """The exception that a worker's reply stands for."""
-    kind = getattr(errors, reply.get("kind", ""), None)
-    if isinstance(kind, type) and issubclass(kind, UserError):
+    kind: type[Exception] = getattr(errors, reply.get("kind", ""), CandidateError)
+    if issubclass(kind, UserError):
         return kind([Problem(*problem) for problem in reply["problems"]])
-    return CandidateError(reply["error"])
+    return kind(reply["error"])

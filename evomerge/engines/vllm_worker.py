@@ -26,8 +26,9 @@ class MergeWorkerExtension:
     """Adds `evomerge_load` to a vLLM worker; every other name belongs to the worker.
 
     The reply is plain data, since exceptions do not survive the way between processes:
-    `ok`; `sound` (the model's structure is whole, whatever its weights are); `error`; `kind`
-    and `problems` of a user's error; `seconds`; `tensors`; `adapter` (there is one to be used).
+    `ok`; `sound` (the model's structure is whole, whatever its weights are); `error`; `kind`,
+    its name in `evomerge.errors`; `problems` of a user's error; `seconds`; `tensors`; `adapter`
+    (there is one to be used).
     """
 
     def evomerge_load(self, recipe: Mapping[str, Any], lora: bool = False) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class MergeWorkerExtension:
             swap_adapter(runner, stack)
             reply["ok"] = True
         except CandidateError as error:
-            reply["error"] = str(error)
+            reply |= {"error": str(error), "kind": type(error).__name__}
         except Exception as error:
             reply["error"] = f"the adapter could not be swapped: {type(error).__name__}: {error}"
             reply["sound"] = False
@@ -112,7 +113,7 @@ class MergeWorkerExtension:
                 raise error
             reply["ok"] = True
         except CandidateError as error:
-            reply["error"] = str(error)
+            reply |= {"error": str(error), "kind": type(error).__name__}
             reply["sound"] = stream is None or stream.exhausted
         except UserError as error:
             reply |= {"error": str(error), "kind": type(error).__name__}
@@ -134,7 +135,7 @@ def swap_adapter(runner: Any, stack: Stack) -> None:
     """Puts an adapter in the place of the one before it, or of none; nothing is written to disk.
 
     Raises:
-        CandidateError: if a factor is not finite.
+        NotFiniteError: if a factor is not finite.
     """
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.peft_helper import PEFTHelper

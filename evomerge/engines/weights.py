@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evomerge.checkpoints.merger import Pending
 from evomerge.checkpoints.region import is_derived
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, NotFiniteError
 from evomerge.kernels.compiled_loops import Count
 from evomerge.kernels.loops import loops_for
 
@@ -130,7 +130,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     """Checks one tensor for NaN and infinity.
 
     Raises:
-        CandidateError: naming the tensor.
+        NotFiniteError: naming the tensor.
     """
     _complain(name, int(_non_finite(tensor)))
 
@@ -144,4 +144,4 @@ def _non_finite(tensor: Tensor) -> Count:
 
 def _complain(name: str, bad: int) -> None:
     if bad:
-        raise CandidateError(f"tensor {name} has {bad} values that are not finite")
+        raise NotFiniteError(f"tensor {name} has {bad} values that are not finite")

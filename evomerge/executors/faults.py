@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from evomerge.errors import SourceError
+from evomerge.errors import NotFiniteError, SourceError
 
 ENGINE = "engine"
 """The engine may be damaged: it is made anew, and another worker gets the candidate."""
@@ -18,7 +18,6 @@ _BROKEN = re.compile(
     r"illegal memory access|uncorrectable ECC|(CUBLAS|CUDNN|NCCL)\w* ?(_STATUS|error)",
     re.IGNORECASE,
 )
-_NOT_FINITE = re.compile(r"not finite|\bis -?(nan|inf)\b", re.IGNORECASE)
 
 
 def fault_of(error: BaseException) -> str:
@@ -33,7 +32,7 @@ def fault_of(error: BaseException) -> str:
         out_of_memory = isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError"
         if out_of_memory or (isinstance(one, Exception) and _BROKEN.search(str(one))):
             return ENGINE
-    if any(isinstance(one, SourceError) or _NOT_FINITE.search(str(one)) for one in chain):
+    if any(isinstance(one, SourceError | NotFiniteError) for one in chain):
         return DOUBT
     return ""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from evomerge.build import build
 from evomerge.engines.auto import make_engine
-from evomerge.errors import CandidateError, ConfigError, EngineError, TaskError
+from evomerge.errors import CandidateError, ConfigError, EngineError, NotFiniteError, TaskError
 from evomerge.executors.faults import ENGINE, fault_of
 from evomerge.executors.staging import renamed, stage_sources
 from evomerge.recipe import Recipe
@@ -193,7 +193,7 @@ class Worker:
             pairs = [(p, item.gold) for p, item in zip(prompts, items, strict=True)]
             logliks = np.asarray(self._engine.loglikelihood(pairs), dtype=np.float64)
             if not np.isfinite(logliks).all():
-                raise CandidateError(f"{request.task}: log-likelihood is not finite")
+                raise NotFiniteError(f"{request.task}: log-likelihood is not finite")
         seconds = time.perf_counter() - begin
         if len(answers) != len(items):
             raise CandidateError(f"{len(answers)} answers to {len(items)} prompts")
@@ -222,8 +222,8 @@ def _check_finite(scores: Sequence[ItemScores]) -> None:
     """Refuses scores that mean nothing.
 
     Raises:
-        CandidateError: naming the task.
+        NotFiniteError: naming the task.
     """
     for part in scores:
         if not np.isfinite(part.scores).all():
-            raise CandidateError(f"{part.task}: a score is not finite")
+            raise NotFiniteError(f"{part.task}: a score is not finite")

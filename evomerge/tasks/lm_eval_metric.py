@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
-from evomerge.errors import CandidateError, TaskError
+from evomerge.errors import NotFiniteError, TaskError
 
 TOKEN_PROBABILITY = "token_probability"
 """Our own metric of tasks that score one text: exp of its mean log-likelihood a token."""
@@ -39,7 +39,7 @@ class Metric:
 
         Raises:
             TaskError: if the value is no number, or out of range.
-            CandidateError: if it is not finite.
+            NotFiniteError: if it is not finite.
         """
         if not isinstance(value, Number) and not hasattr(value, "item"):
             raise TaskError.of(
@@ -48,7 +48,7 @@ class Metric:
             )  # fmt: skip
         number = float(value)
         if not math.isfinite(number):
-            raise CandidateError(f"{key}: {self.name} of an item is {number}")
+            raise NotFiniteError(f"{key}: {self.name} of an item is {number}")
         share = (number - self.low) / (self.high - self.low)
         if not 0.0 <= share <= 1.0:
             raise TaskError.of(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.errors import CandidateError, Problem, TaskError
+from evomerge.errors import NotFiniteError, Problem, TaskError
 from evomerge.tasks import lm_eval_docs as documents
 from evomerge.tasks import lm_eval_loading as loading
 from evomerge.tasks.lm_eval_metric import (
@@ -177,7 +177,7 @@ class LmEvalTask:
             loglik: score the right answers, too.
 
         Raises:
-            CandidateError: for a score or a log-likelihood that is not finite.
+            NotFiniteError: for a score or a log-likelihood that is not finite.
             TaskError, ConfigError: if the task's settings are at fault.
         """
         from evomerge.tasks.lm_eval_model import EngineLM
@@ -193,7 +193,7 @@ class LmEvalTask:
         answers = [found[place] for place in places]
         logliks = np.array([one.loglik for one in answers], dtype=np.float64)
         if (loglik or probable) and not np.isfinite(logliks).all():
-            raise CandidateError(f"{self.name}: log-likelihood is not finite")
+            raise NotFiniteError(f"{self.name}: log-likelihood is not finite")
         return ItemScores(
             task=self.name,
             split=split,

@@ -17,7 +17,7 @@ from evomerge.engines.batches import bucket, left_pad, positions_of
 from evomerge.engines.tokens import Codec, cut, seed_of
 from evomerge.engines.vllm_setup import check_version, known_arguments, undisturbed
 from evomerge.engines.weights import WeightWriter, check_finite
-from evomerge.errors import CandidateError, ConfigError, SourceError
+from evomerge.errors import CandidateError, ConfigError, NotFiniteError, SourceError
 
 
 def test_bucket_covers_all_and_keeps_to_its_budget() -> None:
@@ -160,7 +160,7 @@ def test_check_finite_lets_integers_pass() -> None:
 
 def test_overflow_in_a_narrower_dtype_is_found() -> None:
     model = Tied().to(torch.float16)
-    with pytest.raises(CandidateError, match=r"embed\.weight"):
+    with pytest.raises(NotFiniteError, match=r"embed\.weight"):
         WeightWriter(model).write(tensors(embed__weight=torch.full((4, 3), 1e6)).items())
 
 

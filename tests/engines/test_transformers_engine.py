@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.engines.transformers import TransformersEngine
-from evomerge.errors import CandidateError, ConfigError, EngineError, RecipeError, TaskError
+from evomerge.errors import (
+    CandidateError,
+    ConfigError,
+    EngineError,
+    NotFiniteError,
+    RecipeError,
+    TaskError,
+)
 from evomerge.recipe import Source
 from evomerge.types import Sampling
 
@@ -252,7 +259,7 @@ def test_not_finite_weights_fail_and_the_next_load_works(
     engine.load(good)
     answers = engine.generate(family.prompts, GREEDY)
     bad = replace(good, sources=(Source(str(poisoned(family.tuned[0])), {"weight": 0.5}),))
-    with pytest.raises(CandidateError, match=r"model\.norm\.weight"):
+    with pytest.raises(NotFiniteError, match=r"model\.norm\.weight"):
         engine.load(bad)
     with pytest.raises(EngineError, match="last load failed"):
         engine.generate(family.prompts, GREEDY)

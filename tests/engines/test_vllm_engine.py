@@ -20,7 +20,7 @@ from evomerge.checkpoints.merger import Merger
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
-from evomerge.errors import CandidateError, ConfigError, EngineError, RecipeError
+from evomerge.errors import CandidateError, ConfigError, EngineError, NotFiniteError, RecipeError
 from evomerge.recipe import Recipe, Source
 from evomerge.types import Chat, Sampling
 
@@ -269,7 +269,7 @@ def test_not_finite_weights_fail_and_the_next_load_works(
     answers = texts(engine, trained.prompts)
     running = engine._llm
     bad = replace(good, sources=(Source(str(poisoned(trained.tuned[0])), {"weight": 0.5}),))
-    with pytest.raises(CandidateError, match=r"model\.norm\.weight"):
+    with pytest.raises(NotFiniteError, match=r"model\.norm\.weight"):
         engine.load(bad)
     with pytest.raises(EngineError, match="last load failed"):
         texts(engine, trained.prompts)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.errors import CandidateError, EngineError, SourceError
+from evomerge.errors import CandidateError, EngineError, NotFiniteError, SourceError
 from evomerge.executors.faults import DOUBT, ENGINE, fault_of
 from evomerge.executors.limits import Limits, size_of
 from evomerge.executors.scheduler import Run, Scheduler
@@ -235,8 +235,9 @@ def wrapped(cause: Exception) -> CandidateError:
         (wrapped(MemoryError()), ENGINE),
         (wrapped(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")), ENGINE),
         (RuntimeError("CUDA error: device-side assert triggered"), ENGINE),
-        (CandidateError("the log-likelihood of pair 3 is nan"), DOUBT),
-        (CandidateError("tensor a has 3 values that are not finite"), DOUBT),
+        (NotFiniteError("the log-likelihood of pair 3 is nan"), DOUBT),
+        (NotFiniteError("tensor a has 3 values that are not finite"), DOUBT),
+        (wrapped(NotFiniteError("a: a score is not finite")), DOUBT),
         (SourceError.of("models.sources.a", "no directory x", "a directory", "Fix."), DOUBT),
         (CandidateError("the merge has more blocks than the model"), ""),
         (ValueError("nance is infamous"), ""),

@@ -10,7 +10,7 @@ import pytest
 from lm_eval_family import TASKS, write_task, write_tasks
 
 from evomerge.engines.tokens import Codec
-from evomerge.errors import CandidateError, TaskError
+from evomerge.errors import NotFiniteError, TaskError
 from evomerge.ledger import item_digest
 from evomerge.tasks import lm_eval_index
 from evomerge.tasks.lm_eval_metric import Metric
@@ -132,7 +132,7 @@ def test_values_become_scores() -> None:
         Metric("a", "none").score(25.0, "task")
     with pytest.raises(TaskError, match="tuple"):
         Metric("a", "none").score((1, 2), "task")
-    with pytest.raises(CandidateError, match="nan"):
+    with pytest.raises(NotFiniteError, match="nan"):
         Metric("a", "none").score(float("nan"), "task")
 
 
