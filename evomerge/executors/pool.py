@@ -139,15 +139,14 @@ class Pool:
         self._failures.pop(member.index, None)
         member.turn("ready")
 
-    def drop(self, worker: int) -> Member | None:
-        """Ends a worker, which may be dead already; None if it is not there any more."""
+    def drop(self, worker: int) -> None:
+        """Ends a worker, which may be dead already or not there any more."""
         import ray
 
         member = self.members.pop(worker, None)
         if member is not None:
             with contextlib.suppress(Exception):  # Ray says in many ways that it is dead
                 ray.kill(member.actor)
-        return member
 
     def replace(self, member: Member, failed: bool, most: int) -> bool:
         """Starts another worker at a place, at once or, where engines fail to start, later.

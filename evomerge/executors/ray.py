@@ -87,7 +87,7 @@ class RayExecutor:
         """
         self._needs = Needs(spec.threads, gpus_per_worker)
         self._wanted = workers
-        self._most = workers or max_workers
+        self._most = max_workers
         self._wait = wait
         self._pace = pace or Pace()
         self._scheduler = Scheduler(retries, limits or Limits())

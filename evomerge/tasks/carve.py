@@ -82,7 +82,7 @@ def carve(
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(comparable(prompt(item)), []).append(item)
-    queue = sorted(groups.values(), key=lambda group: min(_rank(item) for item in group))
+    queue = sorted(groups.values(), key=lambda group: min(rank(item) for item in group))
     owner: dict[str, str] = {}
     for split, fraction in fractions.items():
         wanted, taken = max(1, round(fraction * len(items))), 0
@@ -96,5 +96,6 @@ def carve(
     }
 
 
-def _rank(item: Item) -> bytes:
+def rank(item: Item) -> bytes:
+    """The place of an item among others, by the hash of its id."""
     return hashlib.sha256(item.id.encode("utf-8", "surrogatepass")).digest()

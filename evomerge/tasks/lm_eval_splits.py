@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge.errors import Problem, TaskError
-from evomerge.tasks.carve import Carve, carve
+from evomerge.tasks.carve import Carve, carve, rank
 from evomerge.tasks.lm_eval_docs import default_splits
 from evomerge.tasks.overlap import find_overlaps
 from evomerge.types import SPLITS, Item
@@ -146,16 +145,14 @@ def overlap_problems(
 ) -> Iterator[Problem]:
     """Items that two splits share, by id or by content."""
     for found in find_overlaps(splits, content):
-        yield Problem(
-            f"{key}.{found.first} and {key}.{found.second}",
-            f"{len(found.ids)} of the {found.size} items of {found.second} in {found.first} too, "
-            f"by {'id' if found.by == 'id' else 'content'}, for example {found.ids[0]!r}",
-            "splits that share no item",
-            f"Take them from different splits of the data set or from parts of one "
+        shown = found if found.by == "id" else replace(found, by="content")
+        yield replace(
+            shown.problem(key),
+            remedy="Take them from different splits of the data set or from parts of one "
             f"(split_from), or name them in {key}.{found.second}.exclude.",
         )
 
 
 def _first(items: Sequence[Item], count: int) -> list[Item]:
     """Some items, the same whatever their order."""
-    return sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:count]
+    return sorted(items, key=rank)[:count]

@@ -51,8 +51,8 @@ class IdlePool(Pool):
     def run(self, worker: int, run: int, job: Job) -> None:
         pass
 
-    def drop(self, worker: int) -> Member | None:
-        return self.members.pop(worker, None)
+    def drop(self, worker: int) -> None:
+        del self.members[worker]
 
 
 @pytest.mark.parametrize(
