@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from evomerge.journal import SCHEMA, Journal, write_atomic
+from evomerge.durable import write_atomic
+from evomerge.journal import SCHEMA, Journal
 from evomerge.types import ItemScores
 
 OWN = 200

@@ -42,7 +42,7 @@ from evomerge.cli import compose_config
 from evomerge.evaluation import LazyExecutor
 from evomerge.executors.remembering import RememberingExecutor
 from evomerge.executors.worker import Job, Outcome
-from evomerge.journal import Journal, read_events
+from evomerge.journal import Journal, read_events, write_items
 from evomerge.ledger import Ledger
 from evomerge.progress import Progress
 from evomerge.search import Search
@@ -225,6 +225,7 @@ def simulate(
     """
     folder = Path(tempfile.mkdtemp(prefix="scale_sim-", dir=options.folder))
     try:
+        write_items(folder / "first.parquet", ())  # imports pyarrow and pandas, once a process
         batch = max(2, round(window * workers))
         config = compose_config(_overrides(name, batch, folder, options.items))
         config["executor"]["order"] = options.order

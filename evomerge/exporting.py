@@ -11,9 +11,9 @@ from pathlib import Path
 from evomerge.checkpoints.parts import Assembly
 from evomerge.checkpoints.whole_folder import check_free, whole_folder
 from evomerge.checkpoints.writer import SHARD_BYTES, check_room, output_bytes, write_checkpoint
+from evomerge.durable import write_atomic
 from evomerge.errors import ConfigError
 from evomerge.evidence import evidence_of
-from evomerge.journal import write_atomic
 from evomerge.lora_export import RANK, check_shapes, write_lora
 from evomerge.markdown import printable, short_name, without_paths
 from evomerge.mergekit_yaml import mergekit_yaml

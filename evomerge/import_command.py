@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from evomerge.durable import write_atomic
 from evomerge.errors import ConfigError
 from evomerge.evolve_config import Flags, convert, read_evolve
-from evomerge.journal import write_atomic
 
 EPILOG = """\
 Writes DIR/experiment/NAME.yaml, and prints what has no counterpart and what it does instead. What

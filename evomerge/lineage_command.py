@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from evomerge.durable import write_atomic
 from evomerge.errors import ConfigError
-from evomerge.journal import write_atomic
 from evomerge.lineage import read_lineage, tree
 from evomerge.lineage_figure import lineage_svg
 

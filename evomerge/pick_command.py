@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from evomerge.durable import write_atomic
 from evomerge.errors import ConfigError, UserError
 from evomerge.evidence import search_interval
-from evomerge.journal import write_atomic
 from evomerge.lineage_command import check_out
 from evomerge.markdown import printable
 from evomerge.objectives import Objective

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.answering import answering_executor
+from evomerge.durable import write_atomic
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.evaluation import LazyExecutor, Measurer, Subject
 from evomerge.identity import task_digests
-from evomerge.journal import SCHEMA, Journal, locked, write_atomic
+from evomerge.journal import SCHEMA, Journal, locked
 from evomerge.pool import PoolSettings, judge, prune
 from evomerge.pool_command import measure_pool
 from evomerge.pool_relevance import Scores

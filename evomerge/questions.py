@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from evomerge.durable import replaced
 from evomerge.errors import EvomergeError
-from evomerge.journal import replaced
 from evomerge.types import Task
 
 FILE = "questions.parquet"

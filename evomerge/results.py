@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.writer import write_checkpoint
+from evomerge.durable import write_atomic
 from evomerge.estimators.intervals import mean_interval, paired_test
 from evomerge.evaluation import Splits
 from evomerge.front_results import front_results, held_out, objective_values
-from evomerge.journal import read_events, write_atomic
+from evomerge.journal import read_events
 from evomerge.parents import read_parents
 from evomerge.predictions import has_model, surrogate_results
 from evomerge.proof import BEST, Proof

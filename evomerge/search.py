@@ -25,7 +25,7 @@ from evomerge.rating import Rating, joined, rate
 from evomerge.rechecks import Rechecks
 from evomerge.records import listed, next_id, rated, rating_of
 from evomerge.search_state import Searching, searching
-from evomerge.setup import Setup, search_requests
+from evomerge.setup import Items, Setup, search_requests
 from evomerge.space import SearchSpace
 from evomerge.standing import Standing, levelled
 from evomerge.trials import Cost, Limits, Trial, best_trials
@@ -78,6 +78,7 @@ class Search:
     _asks: int = 0
     _untold: list[tuple[Trial, int]] = field(default_factory=list)
     _told: int = 0
+    _items: Items = field(default_factory=dict)
     _busy: float = 0.0
     _mark: float = 0.0
 
@@ -152,13 +153,18 @@ class Search:
             "ask",
             search=self.name,
             generation=generation,
-            items=listed(items),
+            **self._changed(items),
             candidates=[
                 {"id": c.id, "genome": c.genome.tolist(), "digest": c.digest} for c in asked
             ],
         )
         self._remember(asked)
         self._busy += time.perf_counter() - begin
+
+    def _changed(self, items: Items) -> dict[str, Any]:
+        """What an ask says of the items; nothing if they are those of the ask before."""
+        same, self._items = items == self._items, items
+        return {} if same else {"items": listed(items)}
 
     def _remember(self, asked: Sequence[Open]) -> None:
         for candidate in asked:
@@ -447,7 +453,9 @@ class Search:
                 "processor or version?); going on from the recorded one",
                 self.name, event["generation"],
             )  # fmt: skip
-        items = {t: None if some is None else tuple(some) for t, some in event["items"].items()}
+        if "items" in event:
+            self._items = {t: s if s is None else tuple(s) for t, s in event["items"].items()}
+        items = self._items
         asked = []
         for candidate, genome in zip(event["candidates"], genomes, strict=True):
             recipe = self.space.decode(genome)

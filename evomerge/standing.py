@@ -29,9 +29,11 @@ class Standing:
     best: Trial | None = None
     improved: int = 0
     _front: list[Values] = field(default_factory=list)
+    _places: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, trial: Trial) -> None:
         """Takes a trial that ended."""
+        self._places.setdefault(trial.digest, []).append(len(self.trials))
         self.trials.append(trial)
         self._compare(trial)
 
@@ -44,8 +46,9 @@ class Standing:
             file: where the further answers are.
         """
         found = False
-        for place, trial in enumerate(self.trials):
-            if trial.digest == digest and trial.fitness is not None:
+        for place in self._places.get(digest, ()):
+            trial = self.trials[place]
+            if trial.fitness is not None:
                 files = trial.files if file is None else (*trial.files, file)
                 found = True
                 self.trials[place] = replace(
@@ -71,8 +74,8 @@ class Standing:
 
     def files_of(self, digest: str) -> tuple[str, ...]:
         """Where all answers of a merge are; none if it never answered."""
-        known = (t.files for t in reversed(self.trials) if t.digest == digest and t.files)
-        return next(known, ())
+        trials = (self.trials[place] for place in reversed(self._places.get(digest, ())))
+        return next((t.files for t in trials if t.files), ())
 
     def leaders(self, count: int) -> list[Trial]:
         """The fittest distinct complete trials."""

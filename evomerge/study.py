@@ -13,11 +13,12 @@ from evomerge.answering import answering_executor
 from evomerge.build import load_target
 from evomerge.controls import CONTROLS, RANDOM_SEARCH, controls
 from evomerge.domain import Domain
+from evomerge.durable import write_atomic
 from evomerge.errors import EvomergeError, JournalError
 from evomerge.evaluation import LazyExecutor, Measurer, Splits, Subject
 from evomerge.fisher import fisher_distance, gold_pairs
 from evomerge.identity import matter, task_digests
-from evomerge.journal import SCHEMA, Journal, locked, write_atomic
+from evomerge.journal import SCHEMA, Journal, locked
 from evomerge.objectives import Goals, measure
 from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.durable import write_atomic
 from evomerge.errors import JournalError
-from evomerge.journal import Journal, locked, read_events, read_items, write_atomic, write_items
+from evomerge.journal import Journal, locked, read_events, read_items, write_items
 from evomerge.types import ItemScores
 
 
@@ -143,7 +144,8 @@ FULL_DISK = """
     import pathlib, resource, signal, sys
     import numpy as np
     from evomerge.errors import EvomergeError
-    from evomerge.journal import Journal, write_atomic
+    from evomerge.durable import write_atomic
+    from evomerge.journal import Journal
     from evomerge.types import ItemScores
     run_dir = pathlib.Path(sys.argv[1])
     journal = Journal(run_dir)

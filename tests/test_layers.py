@@ -23,7 +23,7 @@ RANKS = [
         "markdown",
         "controls",
     ],
-    ["live"],
+    ["live", "durable"],
     ["build", "progress", "recipe", "journal", "kernels", "domain"],
     ["ledger", "questions"],
     ["operators", "pieces", "pareto", "objectives", "mating", "irt"],

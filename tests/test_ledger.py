@@ -53,18 +53,19 @@ def appends(draw: st.DrawFn) -> tuple[str, list[Answer]]:
 
 
 @given(
-    all_of=st.lists(appends(), max_size=12), many=st.sampled_from([2, 3, 64]),
-    small=st.sampled_from([8, 40, 1 << 16]), reopen=st.booleans(),
+    all_of=st.lists(appends(), max_size=12), full=st.sampled_from([1, 2000, 1 << 22]),
+    many=st.sampled_from([2, 3, 64]), small=st.sampled_from([8, 40, 1 << 16]),
+    reopen=st.booleans(), settle=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_what_is_appended_is_known(
-    tmp_path_factory: pytest.TempPathFactory, all_of, many, small, reopen
+    tmp_path_factory: pytest.TempPathFactory, all_of, full, many, small, reopen, settle
 ) -> None:
-    """Against a plain dictionary; however segments are united and row groups fall."""
+    """Against a plain dictionary; however tails end, segments are united and row groups fall."""
     folder = tmp_path_factory.mktemp("ledger") / "ledger"
     expected: dict[tuple[str, str], dict[str, Answer]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, number in (("_MANY", many), ("_SMALL", small)):
+        for name, number in (("_FULL", full), ("_MANY", many), ("_SMALL", small)):
             patch.setattr(store, name, number)
         for module in (store, sys.modules["evomerge.ledger.segments"]):
             patch.setattr(module, "GROUP", 8)
@@ -77,6 +78,9 @@ def test_what_is_appended_is_known(
                 own = expected.setdefault((digest, row.task), {})
                 if row.item not in own or (math.isnan(own[row.item].loglik) and row.loglik == -0.5):
                     own[row.item] = row
+        if settle:
+            ledger.settle()
+            assert not list(folder.glob("*.jsonl"))
         for opened in (ledger, Ledger(folder)):
             for (digest, task), rows in expected.items():
                 found = opened.known(digest, task, "greedy")
@@ -100,12 +104,15 @@ def test_pandas_reads_the_folder(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.append("x", [answer(1), answer(2, -1.5)])
     ledger.append("y", [answer(1)])
+    ledger.settle()
+    ledger.settle()
+    ledger.append("z", [answer(1)])  # in a tail, which does not disturb
     frame = pd.read_parquet(tmp_path)
     assert list(frame.columns) == COLUMNS
     assert frame["digest"].tolist() == ["x", "x", "y"]
     assert frame["text"].tolist() == ["答え 1", "答え 2", "答え 1"]
     assert frame["loglik"].isna().tolist() == [True, False, True]
-    assert read_ledger(tmp_path, ["item", "score"]).to_pandas()["score"].tolist() == [0.5] * 3
+    assert read_ledger(tmp_path, ["item", "score"]).to_pandas()["score"].tolist() == [0.5] * 4
 
 
 def test_an_empty_ledger_is_a_table_without_rows(tmp_path: Path) -> None:
@@ -115,10 +122,12 @@ def test_an_empty_ledger_is_a_table_without_rows(tmp_path: Path) -> None:
         read_ledger(tmp_path / "none")
 
 
-def test_many_appends_leave_few_files(tmp_path: Path) -> None:
+def test_many_appends_leave_few_files(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(store, "_FULL", 1)
     ledger = Ledger(tmp_path)
     for i in range(150):
         ledger.append(f"{i:064x}", [answer(i), answer(i + 1)])
+    ledger.settle()
     assert len(segment_rows(tmp_path)) < 64
     assert len(ledger) == len(Ledger(tmp_path)) == len(pd.read_parquet(tmp_path)) == 300
     assert ledger.answers(f"{7:064x}", "sums", "greedy") == {f"{7:016x}": 0.5, f"{8:016x}": 0.5}
@@ -126,13 +135,18 @@ def test_many_appends_leave_few_files(tmp_path: Path) -> None:
     assert not ledger.holds(["other"])
 
 
-def test_two_studies_share_a_folder_at_once(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("full", [1, 1000, 1 << 22])
+def test_two_studies_share_a_folder_at_once(tmp_path: Path, monkeypatch, full: int) -> None:
     """Each sees its own answers, those of the other at the next opening; uniting harms neither."""
     monkeypatch.setattr(store, "_MANY", 4)
+    monkeypatch.setattr(store, "_FULL", full)
     one, two = Ledger(tmp_path), Ledger(tmp_path)
     for i in range(20):
         one.append("one", [answer(i)])
         two.append("two", [answer(i), answer(100 + i)])
+    assert len(one.known("one", "sums", "greedy")) == 20
+    assert len(two.known("two", "sums", "greedy")) == 40
+    one.settle()
     assert len(one.known("one", "sums", "greedy")) == 20
     assert len(two.known("two", "sums", "greedy")) == 40
     third = Ledger(tmp_path)
@@ -156,27 +170,77 @@ def test_a_writer_that_hangs_is_named_and_readers_read(tmp_path: Path) -> None:
 
 
 def test_a_crash_while_uniting_leaves_every_row_once(tmp_path: Path, monkeypatch) -> None:
-    """The new segment is in place, the old ones are still there."""
+    """The new segment is in place, the old ones and the tail are still there."""
     monkeypatch.setattr(store, "_MANY", 3)
     ledger = Ledger(tmp_path)
-    ledger.append("x", [answer(1)])
-    ledger.append("x", [answer(2)])
+    for i in (1, 2):
+        ledger.append("x", [answer(i)])
+        ledger.settle()
+    ledger.append("x", [answer(3)])
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: None)
-        ledger.append("x", [answer(3)])
+        ledger.settle()
     assert len(list(tmp_path.glob("*.parquet"))) == 4
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
     again = Ledger(tmp_path)
     assert len(again) == 3 == read_ledger(tmp_path).num_rows
     (tmp_path / f".{time.time_ns():020d}-0.parquet.tmp").write_bytes(b"torn")
     again.append("x", [answer(4)])
+    again.settle()
     assert [p.suffix for p in tmp_path.iterdir() if p.name != ".lock"] == [".parquet"] * 2
     assert len(pd.read_parquet(tmp_path)) == 4
+
+
+def test_a_crash_before_the_tail_is_a_segment_loses_nothing(tmp_path: Path, monkeypatch) -> None:
+    """It is closed, and its segment was never written; others begin a new one."""
+    ledger, other = Ledger(tmp_path), Ledger(tmp_path)
+    ledger.append("x", [answer(1)])
+    other.append("x", [answer(2)])
+
+    def killed(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "unite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.settle()
+    assert len(Ledger(tmp_path)) == 2 == read_ledger(tmp_path).num_rows
+    other.append("x", [answer(3)])
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+    other.settle()
+    assert [len(one.known("x", "sums", "greedy")) for one in (other, Ledger(tmp_path))] == [3, 3]
+    assert len(pd.read_parquet(tmp_path)) == 3
+
+
+def test_a_torn_end_of_a_tail_does_not_count_and_is_cut(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append("x", [answer(1), answer(2, -1.0)])
+    [tail] = tmp_path.glob("*.jsonl")
+    whole = tail.read_bytes()
+    tail.write_bytes(whole + whole[:40])
+    assert len(Ledger(tmp_path)) == 2 == read_ledger(tmp_path).num_rows
+    ledger.append("x", [answer(3)])
+    assert tail.read_bytes().startswith(whole + b"{")
+    assert list(Ledger(tmp_path).known("x", "sums", "greedy")) == [
+        answer(i).item for i in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("damage", ["{}", "torn {", '{"digest": 1'])
+def test_a_damaged_line_of_a_tail_is_named(tmp_path: Path, damage: str) -> None:
+    Ledger(tmp_path).append("x", [answer(1)])
+    [tail] = tmp_path.glob("*.jsonl")
+    tail.write_bytes(damage.encode() + b"\n" + tail.read_bytes())
+    for read in (Ledger, read_ledger):
+        with pytest.raises(JournalError, match=f"{tail.name}.*damaged line"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other columns"])
 def test_a_damaged_segment_is_named(tmp_path: Path, damage: str) -> None:
     ledger = Ledger(tmp_path)
     ledger.append("x", [answer(i) for i in range(500)])
+    ledger.settle()
     [path] = tmp_path.glob("*.parquet")
     data = bytearray(path.read_bytes())
     if damage == "cut":
@@ -200,11 +264,17 @@ def test_a_full_disk_adds_nothing(tmp_path: Path, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(EvomergeError, match="No space left"):
             ledger.append("x", [answer(2)])
     assert len(ledger) == len(Ledger(tmp_path)) == 1
     ledger.append("x", [answer(2)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(EvomergeError, match="No space left"):
+            ledger.settle()
+    assert len(ledger) == len(Ledger(tmp_path)) == 2
+    ledger.settle()
     assert len(pd.read_parquet(tmp_path)) == 2
 
 
@@ -231,6 +301,7 @@ def test_kill_9_while_writing_leaves_a_readable_ledger(tmp_path: Path, kill: int
         from pathlib import Path
         from evomerge.ledger import Answer, Ledger, store
         store._MANY = 5
+        store._FULL = 1 if sys.argv[2] == "0" else 10_000
         ledger = Ledger(Path(sys.argv[1]))
         for i in range(10_000):
             rows = [Answer("sums", f"{i * 50 + j:016x}", "greedy", 1.0, -1.0, "text", j)
@@ -239,8 +310,8 @@ def test_kill_9_while_writing_leaves_a_readable_ledger(tmp_path: Path, kill: int
             print(i, flush=True)
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), str(kill % 2)],
+        stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
@@ -254,6 +325,7 @@ def test_kill_9_while_writing_leaves_a_readable_ledger(tmp_path: Path, kill: int
     ledger = Ledger(tmp_path)
     assert len(ledger.known("x", "sums", "greedy")) == len(ledger) == found.num_rows
     ledger.append("y", [answer(1)])
+    ledger.settle()
     assert len(pd.read_parquet(tmp_path)) == found.num_rows + 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -131,10 +131,19 @@ class Estimator(Protocol):
 
 def draw(count: int, n: int, seed: list[int]) -> Indices:
     """`n` distinct places out of `count`, ascending; all of them if there are no more."""
+    return _drawn(count, n, tuple(seed))
+
+
+@lru_cache(maxsize=64)  # every candidate of a generation asks for the same
+def _drawn(count: int, n: int, seed: tuple[int, ...]) -> Indices:
     if n >= count:
-        return np.arange(count, dtype=np.int64)
-    chosen = np.random.default_rng(seed).choice(count, size=n, replace=False, shuffle=False)
-    return np.sort(chosen).astype(np.int64)
+        places = np.arange(count, dtype=np.int64)
+    else:
+        random = np.random.default_rng(list(seed))
+        places = np.sort(random.choice(count, size=n, replace=False, shuffle=False))
+        places = places.astype(np.int64)
+    places.setflags(write=False)
+    return places
 
 
 def shuffled(places: Indices, seed: int) -> Indices:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evomerge.estimators.choice import Indices
-from evomerge.estimators.estimate import Estimate, checked, spread
+from evomerge.estimators.estimate import Estimate, checked, spread, widening
 from evomerge.types import FloatArray
 
 _RIDGES = tuple(10.0**k for k in (-2, -1, 0, 1, 2, 4))
@@ -22,7 +22,7 @@ class ControlVariate:
     value = mean_S(y) + b . (mean(x) - mean_S(x)), where x are the sources' answers, whose means
     over all items are known, and b are ridge coefficients of y on x, or 0, whichever has the least
     leave-one-out error. Items are taken to be drawn at random.
-    stderr^2 = (1 - n/N) s^2 / n with s^2 from the leave-one-out errors.
+    stderr^2 = t^2 (1 - n/N) s^2 / n with s^2 from the leave-one-out errors and t as for `Mean`.
 
     Attributes:
         sources: the sources' answers to all items, `K x N`.
@@ -46,7 +46,7 @@ class ControlVariate:
         free = float(((y - y.mean()) ** 2).sum())
         left = min(1.0, squares / free) if free > 0 else 1.0
         variance = (squares + left * (spread(y) * (n + 4) - free)) / (n + 4)
-        error = math.sqrt((1 - n / n_items) * variance / n)
+        error = widening(n) * math.sqrt((1 - n / n_items) * variance / n)
         return Estimate(min(1.0, max(0.0, value)), error)
 
     def _regressed(self, places: Indices, y: FloatArray) -> tuple[float, float]:

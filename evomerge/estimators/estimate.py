@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -84,11 +85,24 @@ def spread(values: FloatArray) -> float:
     return float(np.concatenate([values, [0.0, 0.0, 1.0, 1.0]]).var())
 
 
+@lru_cache(maxsize=256)
+def widening(n: int) -> float:
+    """By how much standard errors from the `spread` of n answers grow, for their own uncertainty.
+
+    1.96 of them are then what Student's t with n + 3 degrees of freedom takes for a 95% interval,
+    so that few answers do not look more certain than they are.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(n + 3, 0.975) / ndtri(0.975))
+
+
 @dataclass(frozen=True, eq=False)
 class Mean:
     """Takes the mean of the answers, of items drawn at random.
 
-    stderr^2 = (1 - n/N) s^2 / n, with `spread` as s^2 (Cochran, Sampling Techniques, eq. 2.20).
+    stderr^2 = t^2 (1 - n/N) s^2 / n, with `spread` as s^2 (Cochran, Sampling Techniques, eq. 2.20)
+    and t the `widening`.
 
     Attributes:
         n_items: N.
@@ -102,15 +116,16 @@ class Mean:
         """See `Predictor`; weights are not looked at."""
         places, y, _ = checked(self.n_items, indices, answers)
         n = len(places)
-        return Estimate(float(y.mean()), math.sqrt((1 - n / self.n_items) * spread(y) / n))
+        error = widening(n) * math.sqrt((1 - n / self.n_items) * spread(y) / n)
+        return Estimate(float(y.mean()), error)
 
 
 @dataclass(frozen=True, eq=False)
 class Weighted:
     """Takes the weighted mean of the answers.
 
-    stderr^2 = (1 - n/N) s^2 sum(w^2): as if the items were drawn with these weights. For anchors
-    of clusters, which are not drawn, this is on the safe side as far as clusters are alike.
+    stderr^2 = t^2 (1 - n/N) s^2 sum(w^2): as if the items were drawn with these weights. For
+    anchors of clusters, which are not drawn, this is on the safe side as far as clusters are alike.
 
     Attributes:
         n_items: N.
@@ -127,7 +142,7 @@ class Weighted:
         if n == self.n_items:
             return Estimate(float(y.mean()), 0.0)
         factor = (1 - n / self.n_items) * float((w**2).sum())
-        return Estimate(min(1.0, float(w @ y)), math.sqrt(factor * spread(y)))
+        return Estimate(min(1.0, float(w @ y)), widening(n) * math.sqrt(factor * spread(y)))
 
 
 @dataclass(frozen=True, eq=False)

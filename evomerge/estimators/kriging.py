@@ -25,6 +25,7 @@ from evomerge.types import FloatArray
 
 RIDGES = (0.1, 0.2, 0.4, 0.8, 1.6)
 _FOLDS, _DRAWS, _SIZES = 5, 4, (20, 60)
+_CAUTION = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ class Kriging:
         means: p, an `N` array.
         centred: C, `M x N`.
         ridge: weight of the items' own variance beside the models' covariance.
-        inflation: mean squared error over its prediction, in cross-validation.
+        inflation: mean squared error over its prediction, in cross-validation; drawn to 1 as if
+            by `_CAUTION` more models.
     """
 
     means: FloatArray
@@ -97,12 +99,13 @@ class Kriging:
                     errors = (value - outside.mean(axis=1)) ** 2
                     squares[j] += float(errors.sum()), float((errors / variance).sum())
         best = int(squares[:, 0].argmin())
-        return cls._fitted(full, RIDGES[best], squares[best, 1] / (len(full) * len(sets)))
+        per_model = float(squares[best, 1]) / len(sets)
+        return cls._fitted(full, RIDGES[best], (per_model + _CAUTION) / (len(full) + _CAUTION))
 
     @classmethod
     def _fitted(cls, full: FloatArray, ridge: float, inflation: float = 1.0) -> Self:
         means = full.mean(axis=0)
-        return cls(means, full - means, ridge, max(1.0, inflation))
+        return cls(means, full - means, ridge, inflation)
 
     def predict(self, places: Indices, answers: FloatArray) -> tuple[FloatArray, float]:
         """Means of all items for `m` models (from `m x n` answers), and their variance."""

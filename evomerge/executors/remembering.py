@@ -122,10 +122,11 @@ class RememberingExecutor:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Closes the other executor if it was started."""
+        """Closes the other executor if it was started, and makes the ledger's tail a segment."""
         if self._executor is not None:
             self._executor.close()
             self._executor = None
+        self._ledger.settle()
 
     def _other(self) -> Executor:
         if self._executor is None:

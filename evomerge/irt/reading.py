@@ -9,9 +9,17 @@ import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.irt.files import shown
-from evomerge.irt.records import is_run, read_ledger, read_run, read_samples, sample_files
+from evomerge.irt.records import (
+    is_run,
+    read_folder,
+    read_ledger,
+    read_run,
+    read_samples,
+    sample_files,
+)
 from evomerge.irt.responses import Responses
 from evomerge.irt.tables import Part, read_csv, read_npz, read_parquet, two_scores
+from evomerge.ledger import is_ledger
 
 _FILES = {".npz": read_npz, ".csv": read_csv, ".parquet": read_parquet}
 
@@ -30,11 +38,13 @@ def read(paths: Sequence[Path], metric: str | None, split: str) -> list[Part]:
             found = _FILES[path.suffix](path)
         elif path.is_dir() and is_run(path):
             found = read_run(path, split)
+        elif path.is_dir() and is_ledger(path):
+            found = read_ledger(path, split)
         elif logs := (sample_files(path) if path.is_dir() or path.suffix == ".jsonl" else []):
             samples += logs
             continue
         elif path.is_dir():
-            found = read_ledger(path, split)
+            found = read_folder(path, split)
         if not found:
             raise ConfigError.of(
                 str(path), _kind(path),

@@ -17,7 +17,6 @@ from evomerge.irt.files import shown
 from evomerge.irt.tables import Part, damaged, from_table, long_columns, pivot, two_scores
 from evomerge.journal import JOURNAL, read_events
 from evomerge.ledger import read_ledger as read_answers
-from evomerge.ledger import segment_rows
 
 SAMPLES = re.compile(
     r"^samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)\.jsonl$"
@@ -70,16 +69,18 @@ def read_run(folder: Path, split: str) -> list[Part]:
 
 
 def read_ledger(folder: Path, split: str) -> list[Part]:
-    """A ledger, or all Parquet files below a folder with columns of models, items and scores."""
+    """A ledger: every answer once, where a killed writer may have left some twice."""
+    names = ["digest", "task", "item", "settings", "score"]
+    own = long_columns(names) or {}
+    table = read_answers(folder, names).select([*own.values()]).rename_columns([*own])
+    return from_table(table, str(folder), split)
+
+
+def read_folder(folder: Path, split: str) -> list[Part]:
+    """All Parquet files below a folder with columns of models, items and scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if segment_rows(folder):  # of which a killed writer may leave some answers twice
-        names = ["digest", "task", "item", "settings", "score"]
-        table = read_answers(folder, names)
-        own = long_columns(names) or {}
-        table = table.select([*own.values()]).rename_columns([*own])
-        return from_table(table, str(folder), split)
     tables = []
     for path in sorted(folder.rglob("*.parquet")):
         try:

@@ -1,8 +1,9 @@
-"""The files of a ledger: Parquet segments that appear whole and are never changed.
+"""The files of a ledger: Parquet segments that appear whole and are never changed, and tails.
 
-A segment is named after the time it was written, so that names are in the order of the rows. One
-that unites its neighbours has the place of the first of them and names them in its metadata;
-where a crash left them behind they do not count.
+A tail takes what is appended and becomes a segment when it is full. Files are named after the time
+at which they were begun, so that names are in the order of the rows. A segment that stands for
+others (a tail, or small neighbours that were united) has the place of the first of them and names
+them in its metadata; where a crash left them behind they do not count.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evomerge.durable import replaced
 from evomerge.errors import ConfigError, JournalError
-from evomerge.journal import replaced
-
-KEY = ("digest", "task", "settings")
-"""Columns that name a model's answers to one task under one set of settings."""
+from evomerge.ledger.tail import KEY, is_tail, read_lines, tail_name
+from evomerge.ledger.tail import table as tail_table
 
 GROUP = 8192  # rows that are read at once, at most
 _REPLACES = b"replaces"
 _SEGMENT = re.compile(r"(\d{20})-(\d+)\.parquet$")  # time in ns; how often it was united
-_OWN = re.compile(r"(\.lock|\.?\d{20}-\d+\.parquet(\.tmp)?)$")
+_TAIL = re.compile(r"_(\d{20})(\.open)?\.jsonl$")
+_OWN = re.compile(rf"(\.lock|\.?\d{{20}}-\d+\.parquet(\.tmp)?|{_TAIL.pattern})$")
 _TRIES = 20
 
 
@@ -93,7 +94,12 @@ def read_ledger(folder: Path, columns: Sequence[str] | None = None) -> Any:
         )
     names = list(columns or schema().names)
     wanted = list(dict.fromkeys([*names, *KEY, "item", "loglik"]))
-    tables = [read(folder / name, wanted) for name in segment_rows(folder)]
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):  # just made a part of another segment
+            tables = [read(folder / name, wanted) for name in segment_rows(folder)]
+            break
+    else:
+        raise _vanishing(folder)
     table = pa.concat_tables(tables or [schema().empty_table().select(wanted)])
     if not table.num_rows:
         return table.select(names)
@@ -101,26 +107,29 @@ def read_ledger(folder: Path, columns: Sequence[str] | None = None) -> Any:
     return (table if kept.all() else table.filter(pa.array(kept))).select(names)
 
 
+def is_ledger(folder: Path) -> bool:
+    """Whether a folder holds answers of a ledger."""
+    return bool(listed(folder))
+
+
 def segment_rows(folder: Path) -> dict[str, int]:
-    """Names of the segments that count, oldest first, with their numbers of rows.
+    """Names of the segments and tails that count, oldest first, with their numbers of rows.
 
     Raises:
         JournalError: if one is damaged.
     """
     for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):  # just united with others by another study
+        with contextlib.suppress(FileNotFoundError):  # just made a part of another segment
             found = {name: _about(folder / name) for name in listed(folder)}
             old = {name for _, replaces in found.values() for name in replaces}
             return {name: rows for name, (rows, _) in found.items() if name not in old}
-    raise JournalError.of(
-        str(folder), "segments that vanish again and again", "a ledger that is only appended to",
-        "End whatever removes files there.",
-    )  # fmt: skip
+    raise _vanishing(folder)
 
 
 def listed(folder: Path) -> list[str]:
-    """Names of all segments, those that do not count included; oldest first."""
-    return sorted(p.name for p in folder.iterdir() if _SEGMENT.match(p.name))
+    """Names of all segments and tails, those that do not count included; oldest first."""
+    names = [name for name in os.listdir(folder) if _SEGMENT.match(name) or _TAIL.match(name)]
+    return sorted(names, key=_parts)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -132,23 +141,14 @@ def remove_leftovers(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def write(folder: Path, columns: Mapping[str, Sequence[Any]]) -> str:
-    """Writes a new segment, whole or not at all; returns its name. Call with the lock.
-
-    Raises:
-        EvomergeError: if the disk is full or fails.
-    """
-    import pyarrow as pa
-
-    table = pa.table(dict(columns), schema=schema())
+def new_tail(folder: Path) -> str:
+    """The name of a tail that is behind all that is there. Call with the lock."""
     last = max((_parts(name)[0] for name in listed(folder)), default=0)
-    name = _name(max(time.time_ns(), last + 1), 0)  # clocks may be set back
-    _store(folder / name, [table], schema())
-    return name
+    return tail_name(max(time.time_ns(), last + 1))  # clocks may be set back
 
 
 def unite(folder: Path, names: Sequence[str]) -> str:
-    """Writes one segment in the place of neighbours and removes those; returns its name.
+    """Writes one segment in the place of neighbours or a tail, and removes those; its name.
 
     Call with the lock.
 
@@ -166,16 +166,23 @@ def unite(folder: Path, names: Sequence[str]) -> str:
 
 
 def read(path: Path, columns: Sequence[str], groups: Sequence[int] | None = None) -> Any:
-    """Columns of a segment as a table, of some row groups or all; short texts as dictionaries.
+    """Columns of a segment or tail as a table, of some row groups or all.
+
+    Short texts are dictionaries. Tails have no groups.
 
     Raises:
         JournalError: if it is damaged.
         FileNotFoundError: if it is gone.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    short = [name for name in (*KEY, "item") if name in columns]
+    if is_tail(path.name):
+        dictionary = pa.dictionary(pa.int32(), pa.string())
+        fields = [pa.field(f.name, dictionary) if f.name in short else f for f in schema()]
+        return tail_table(path, columns, pa.schema(fields))
     with _damage(path):
-        short = [name for name in (*KEY, "item") if name in columns]
         file = pq.ParquetFile(path, read_dictionary=short, page_checksum_verification=True)
         with file:
             if groups is None:
@@ -204,9 +211,11 @@ def key_runs(path: Path) -> Iterator[tuple[tuple[str, str, str], int, int]]:
 
 
 def _about(path: Path) -> tuple[int, list[str]]:
-    """Number of rows, and the segments that this one replaces."""
+    """Number of rows, and the files that this one stands for."""
     import pyarrow.parquet as pq
 
+    if is_tail(path.name):
+        return sum(len(line["item"]) for line, _ in read_lines(path)), []
     with _damage(path), pq.ParquetFile(path) as file:
         meta = file.schema_arrow.metadata or {}
         if file.schema_arrow.names != schema().names:
@@ -269,10 +278,21 @@ def _name(begin: int, united: int) -> str:
 
 
 def _parts(name: str) -> tuple[int, int]:
+    """When a file was begun, in ns, and how often it was united; 0 for a tail."""
     match = _SEGMENT.match(name)
-    if match is None:
+    if match is not None:
+        return int(match[1]), int(match[2])
+    tail = _TAIL.match(name)
+    if tail is None:
         raise ValueError(f"{name} is not the name of a segment")
-    return int(match[1]), int(match[2])
+    return int(tail[1]), 0
+
+
+def _vanishing(folder: Path) -> JournalError:
+    return JournalError.of(
+        str(folder), "segments that vanish again and again", "a ledger that is only appended to",
+        "End whatever removes files there.",
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

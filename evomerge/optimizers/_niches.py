@@ -38,7 +38,7 @@ def fitness(scores: FloatArray, weights: FloatArray) -> FloatArray:
     Members with equal scores get equal sums to the last bit, since each is an inner product of
     its own; a product of matrix and vector does not promise it.
     """
-    return np.asarray(np.matmul(scores[:, None, :], weights[:, None])[:, 0, 0], dtype=np.float64)
+    return np.asarray(np.vecdot(scores, weights), dtype=np.float64)
 
 
 def attraction(

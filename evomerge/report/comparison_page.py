@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.journal import write_atomic
+from evomerge.durable import write_atomic
 from evomerge.report.comparison import Comparison, compare
 from evomerge.report.comparison_figures import comparison_charts, group_keys
 from evomerge.report.comparison_text import cells, comparison_csv, gap_text, headings, tested

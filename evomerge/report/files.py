@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.journal import replaced, write_atomic
+from evomerge.durable import replaced, write_atomic
 from evomerge.report.content import FOLDER, Content
 from evomerge.report.curves import fitted_name
 from evomerge.report.figures import theme

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from evomerge.journal import write_atomic
+from evomerge.durable import write_atomic
 from evomerge.report.content import Content, prepare
 from evomerge.report.figures import theme
 from evomerge.report.files import write_files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -66,7 +67,7 @@ def left_out(lookup: Lookup, grid: Grid, sources: Sequence[str]) -> float:
     searched = grid.searched.get("weight")
     reach = 1.0 if searched is None or searched.simplex else min(1.0, searched.reach())
     kept = [
-        np.prod([
+        math.prod([
             *(_share(lookup((name, source, group)), 1.0) for name in _SHARES),
             _share(lookup(("weight", source, group)), reach),
             _share(lookup(("t", source, group)), 1.0),
@@ -74,7 +75,7 @@ def left_out(lookup: Lookup, grid: Grid, sources: Sequence[str]) -> float:
         for source in sources
         for group in grid.groups
     ]  # fmt: skip
-    return float(min(1.0, max(0.0, 1.0 - np.mean(kept))))
+    return float(min(1.0, max(0.0, 1.0 - math.fsum(kept) / len(kept))))
 
 
 def interpolates(method: str) -> bool:

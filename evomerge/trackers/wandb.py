@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from evomerge.durable import write_atomic
 from evomerge.errors import ConfigError
-from evomerge.journal import write_atomic
 from evomerge.trackers.base import Candidate, HeldOut, Study, Tracker
 
 _MODES = ("offline", "online")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.optimize import minimize
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from evomerge.errors import ConfigError
 from evomerge.estimators.calibration import folds, left_out, misfit
@@ -126,7 +126,8 @@ def test_the_error_of_the_mean_is_that_of_all_samples():
     found = Mean(7).estimate([0, 1, 2], y[:3])
     smoothed = np.array([0, 1, 1, 0, 0, 1, 1]).var()
     assert found.value == pytest.approx(2 / 3)
-    assert found.stderr**2 == pytest.approx((1 - 3 / 7) * smoothed / 3)
+    wide = t.ppf(0.975, 6) / norm.ppf(0.975)
+    assert found.stderr == pytest.approx(wide * math.sqrt((1 - 3 / 7) * smoothed / 3))
 
 
 def test_the_weighted_mean():
@@ -329,9 +330,12 @@ def test_cross_validation_prefers_a_model_where_there_is_one():
 
 
 @pytest.mark.parametrize(
-    "name", ["mean", "p_irt", "gp_irt", "mp_irt", "gmp_irt", "control_variate", "posterior"]
-)
-def test_intervals_cover_in_a_simulation(name):
+    "name",
+    ["mean", "weighted", "p_irt", "gp_irt", "mp_irt", "gmp_irt", "control_variate", "kriging",
+     "posterior"],
+)  # fmt: skip
+@pytest.mark.parametrize("items", [20, 30])
+def test_intervals_cover_in_a_simulation(name, items):
     covered = []
     for seed in range(6):
         model, answers = world(300, models=160, seed=seed)
@@ -339,7 +343,7 @@ def test_intervals_cover_in_a_simulation(name):
         built = predict_any(name, known)
         for draw, row in enumerate(answers[100:]):
             for k in range(2):
-                places = choose("random", known, 30, 1000 * seed + 2 * draw + k).indices
+                places = choose("random", known, items, 1000 * seed + 2 * draw + k).indices
                 found = built.estimate(places, row[places])
                 covered.append(abs(found.value - row.mean()) <= 1.96 * found.stderr)
     assert 0.93 <= np.mean(covered) <= 0.97

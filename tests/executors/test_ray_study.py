@@ -60,7 +60,7 @@ def start(run_dir: Path, cluster: LocalCluster, largest: int | None = None) -> s
 
 def recorded(run_dir: Path) -> int:
     path = run_dir / "journal.jsonl"
-    return path.read_text().count('"event": "result"') if path.exists() else 0
+    return path.read_text().count('"event":"result"') if path.exists() else 0
 
 
 def wait(process: subprocess.Popen, run_dir: Path, count: int) -> None:

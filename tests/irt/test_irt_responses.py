@@ -175,6 +175,8 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
     assert found.models == ("a" * 64 + "@s1", "a" * 64 + "@other se", "b" * 64 + "@s1")
     assert found.groups == ("a" * 64, "a" * 64, "b" * 64)
     np.testing.assert_array_equal(found.scores, [[1, 0], [0.25, np.nan], [0.5, 1]])
+    ledger.settle()
+    assert read_responses([tmp_path / "ledger"]).models == found.models
 
 
 def test_a_folder_of_parquet_files_is_a_ledger(tmp_path):
@@ -365,6 +367,7 @@ def test_a_ledger_with_answers_that_stand_twice_is_read_once(tmp_path):
                 for i in range(4)
             ]
             ledger.append(digest, answers)
+    ledger.settle()
     segments = sorted(tmp_path.glob("*.parquet"))
     copy = segments[0].with_name(segments[0].name.replace("-", "9-", 1))
     copy.write_bytes(segments[0].read_bytes())

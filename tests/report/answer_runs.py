@@ -89,7 +89,7 @@ def add_answers(
                  "file": file, "asked": [], "time": 1750001000.0 + 10 * number}  # fmt: skip
         lines.append(json.dumps(event) + "\n")
     journal = folder / "journal.jsonl"
-    kept = [x for x in journal.read_text().splitlines(keepends=True) if '"event": "end"' not in x]
+    kept = [x for x in journal.read_text().splitlines(keepends=True) if '"event":"end"' not in x]
     journal.write_text("".join([*kept, *lines, '{"event": "end"}\n']))
     listed = [
         Item(f"item-{i:03d}", {"question": f"How much is {i}? {text}"}, f"{i} {text}")
