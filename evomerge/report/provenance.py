@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.errors import UserError
 from evomerge.markdown import short_name
 from evomerge.report.licences import Parent, licence_flags
+from evomerge.report.model_files import model_origin, read_licence
 from evomerge.report.reading import Json, RunFiles, count, mapping
 
 UNKNOWN = "not stated"
-_REVISION = re.compile(r"^[0-9a-f]{40}$")
 
 
 @dataclass(frozen=True)
@@ -55,42 +55,27 @@ def origins(run: RunFiles, settings: Json) -> list[Origin]:
     found = []
     for name in dict.fromkeys([*references, *identities]):
         reference = str(references.get(name) or "")
-        folder = Path(reference.split("+")[0]) if reference else None
+        revision, licence = _told(reference.split("+")[0]) if reference else ("", "")
         fingerprint = str(identities.get(name, ""))
         known = parents.get(fingerprint, {})
         found.append(
             Origin(
                 name, short_name(reference) if reference else UNKNOWN,
-                str(known.get("revision") or _revision(reference)), fingerprint[:12],
-                str(known.get("licence") or _licence(folder)),
+                str(known.get("revision") or revision or UNKNOWN), fingerprint[:12],
+                str(known.get("licence") or licence or UNKNOWN),
             )
         )  # fmt: skip
     return found
 
 
-def _revision(reference: str) -> str:
-    """`model@revision`, or the folder of a hub cache; empty where neither is."""
-    _, at, revision = reference.partition("@")
-    if at:
-        return revision
-    return next((p for p in reversed(Path(reference).parts) if _REVISION.match(p)), UNKNOWN)
-
-
-def _licence(folder: Path | None) -> str:
-    """The licence that the model card in a folder states."""
-    import yaml
-
-    card = folder / "README.md" if folder is not None else None
-    if card is None or not card.is_file():
-        return UNKNOWN
-    text = card.read_text(encoding="utf-8", errors="replace")[:20_000]
-    head = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+def _told(reference: str) -> tuple[str, str]:
+    """Revision and licence that the files of a model tell, where it is still there."""
     try:
-        told = mapping(yaml.safe_load(head[1])) if head else {}
-    except yaml.YAMLError:
-        return UNKNOWN
-    value = told.get("license_name") or told.get("license") or UNKNOWN
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        _, revision = model_origin(reference, Path(reference))
+        licence, _ = read_licence(Path(reference))
+    except UserError:  # what cannot be read says nothing
+        return "", ""
+    return revision, licence
 
 
 def workers_of(settings: Json, study: Json) -> tuple[int | None, float | None]:

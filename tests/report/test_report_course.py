@@ -139,7 +139,7 @@ def test_a_route_lists_its_stops() -> None:
 
 def test_origins_read_revision_and_licence(tmp_path: Path) -> None:
     revision = "0123456789abcdef0123456789abcdef01234567"
-    cached = tmp_path / "snapshots" / revision
+    cached = tmp_path / "models--org--base" / "snapshots" / revision
     cached.mkdir(parents=True)
     (cached / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     settings = {

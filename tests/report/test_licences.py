@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evomerge.parents import read_licence
 from evomerge.report.card import model_card
 from evomerge.report.licences import Parent, licence_flags, merged_licence
+from evomerge.report.model_files import read_licence
 
 APACHE = "                                 Apache License\n        Version 2.0, January 2004\n"
 NC = "Attribution-NonCommercial 4.0 International\n\nCreative Commons Corporation is not a law firm"
