@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from evomerge import __version__
+from evomerge.config_errors import CONFIG_MODULE, explained, options, study_meant
 from evomerge.errors import ConfigError, EvomergeError, UserError
 from evomerge.sweeping import Notes, forced, job_number, sweep_dir
 
-_CONFIG_MODULE = "evomerge.conf"
 _INTERRUPTED = 130
 
 VERBS = {
@@ -36,6 +37,13 @@ VERBS = {
     "watch": "evomerge.watch_command:watch_command",
 }
 """What the first argument can be, and what is then called with the others, imported only then."""
+
+_FLAGS = (
+    "--help", "--version", "--config-dir", "--multirun", "-m", "--cfg", "--resolve", "--info",
+    "--package", "--run", "--hydra-help", "--shell-completion", "--config-path", "--config-name",
+    "--experimental-rerun", "-c", "-p", "-i", "-r", "-sc", "-cp", "-cn", "-cd",
+)  # fmt: skip
+"""Of a study: ours first, then Hydra's."""
 
 WRITES_NOTHING = {"merge", "pool", "pick", "export", "replay", "import", "irt", "status", "watch"}
 """Verbs that leave nothing when they are interrupted."""
@@ -76,7 +84,7 @@ keys that most studies set (all of them: python -m evomerge +experiment=NAME --c
   stop.score=S  stop.patience=GENERATIONS
   executor.workers=N  executor.threads=N  engine.max_model_len=N
   +task@tasks.NAME=TASK  +objectives.NAME.task=TASK  scalarize=weighted_sum
-  +constraints.NAME={{task: TASK, at_least: best source, margin: 0.02}}
+  '+constraints.NAME={{task: TASK, at_least: best source, margin: 0.02}}'
   estimator.items=30  estimator.responses=FILE_OR_RUN  recheck.every=60  ledger=DIR
   trackers=[tensorboard,optuna,mlflow,wandb]  log=json
   warm_start.run=DIR  'warm_start.recipes=[FILE.yaml]'  pool.prune=true
@@ -131,14 +139,27 @@ def _dispatch(arguments: list[str]) -> int:
         module, _, function = VERBS[arguments[0]].partition(":")
         verb: Callable[[list[str]], int] = getattr(import_module(module), function)
         return verb(arguments[1:])
+    if arguments[0] in ("-V", "--version"):
+        print(f"evomerge {__version__}")
+        return 0
     if "=" not in arguments[0] and not arguments[0].startswith("-"):
         close = get_close_matches(arguments[0], VERBS, n=1)
         raise ConfigError.of(
             arguments[0], "an unknown verb", f"KEY=VALUE, or one of {', '.join(VERBS)}",
-            f"Did you mean {close[0]}?" if close else "See python -m evomerge --help.",
+            f"Did you mean {close[0]}?" if close else study_meant(arguments[0]),
         )  # fmt: skip
     overrides, directory = _split_directory(arguments)
-    if any(a.startswith("-") for a in overrides):
+    flags = [a.partition("=")[0] for a in overrides if a.startswith("-")]
+    if "-h" in flags or "--help" in flags:
+        return _dispatch(["--help"])
+    for flag in flags:
+        if not any(known.startswith(flag) for known in _FLAGS):
+            close = get_close_matches(flag, _FLAGS, n=1)
+            raise ConfigError.of(
+                flag, "an unknown flag", f"KEY=VALUE, or one of {', '.join(_FLAGS[:6])}",
+                f"Did you mean {close[0]}?" if close else "See python -m evomerge --help.",
+            )  # fmt: skip
+    if flags:
         return _hydra_main(arguments)
     return _study(compose_config(overrides, directory))
 
@@ -240,11 +261,12 @@ def compose_config(overrides: list[str], directory: Path | None = None) -> dict[
     _register()
     if directory is not None:
         overrides = [f"hydra.searchpath=[file://{directory.resolve()}]", *overrides]
-    try:
-        with initialize_config_module(_CONFIG_MODULE, version_base="1.3"):
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
             config = compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _explain(error) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            beside = partial(_keys_below, overrides=overrides)
+            raise explained(error, beside, directory) from error
     return _plain(config)
 
 
@@ -257,12 +279,12 @@ def _plain(config: Any) -> dict[str, Any]:
     if OmegaConf.is_missing(config.models, "base"):
         raise ConfigError.of(
             "models", "nothing", "a base and sources",
-            f"Choose an experiment: +experiment=NAME ({', '.join(_options('experiment'))}).",
+            f"Choose an experiment: +experiment=NAME ({', '.join(options('experiment'))}).",
         )  # fmt: skip
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise _explain(error) from error
+        raise explained(error) from error
     out: dict[str, Any] = {str(k): v for k, v in dict(plain).items()}  # type: ignore[arg-type]
     for key in ("tasks", "objectives", "constraints", "report_tasks"):
         out[key] = out[key] or {}
@@ -301,11 +323,11 @@ def _hydra_main(arguments: list[str]) -> int:
         return _job(config, notes)
 
     sys.argv = ["python -m evomerge", *forced(arguments)]
-    command = hydra.main(f"pkg://{_CONFIG_MODULE}", "config", version_base="1.3")
+    command = hydra.main(f"pkg://{CONFIG_MODULE}", "config", version_base="1.3")
     try:
         command(job)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise _explain(error) from error
+        raise explained(error) from error
     except Exception:  # a job's process or machine was lost: the others have their results
         traceback.print_exc()
         print("error: a job of the sweep was lost; the same command goes on", file=sys.stderr)
@@ -360,57 +382,26 @@ def _split_directory(arguments: list[str]) -> tuple[list[str], Path | None]:
     return arguments[:at] + arguments[at + 2 :], directory
 
 
-def _explain(error: Exception) -> ConfigError:
-    """Hydra's and OmegaConf's messages in the form of this program's."""
-    text = str(error)
-    cause = error.__cause__
-    if cause is not None and str(cause) not in text:
-        text = f"{text}\n{cause}"
-    missing = re.search(r"Could not find '([\w@.]+)/([^']+)'", text)
-    if missing:
-        group, name = missing.groups()
-        known = _options(group.split("@")[0])
-        close = get_close_matches(name, known, n=1)
-        return ConfigError.of(
-            group, repr(name), f"one of {', '.join(known)}",
-            f"Did you mean {close[0]}?" if close else "Add a YAML file, or correct the name.",
-        )  # fmt: skip
-    key = re.search(r"full_key: (\S+)", text)
-    named = re.search(r"(?:override|find) '?([\w./@]+)'?", text)
-    field = key.group(1) if key else named.group(1) if named else "config"
-    if "is not in struct" in text:
-        return ConfigError.of(
-            field, "a key that the YAML does not hold", "one of its keys",
-            f"Correct the name, or add it with a plus: +{field}=VALUE.",
-        )  # fmt: skip
-    dropped = r"(full_key|object_type|reference_type|To append|Config search path|provider=)"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not re.match(dropped, line)]
-    known = _keys_beside(field)
-    close = get_close_matches(field.split(".")[-1], known, n=1, cutoff=0.6)
-    unknown = field.split(".")[-1] not in known
-    hint = f"Did you mean {close[0]}?" if close and unknown else "See python -m evomerge --help."
-    expected = f"one of {', '.join(known)}" if known and unknown else "a value of the schema"
-    return ConfigError.of(field, "; ".join(dict.fromkeys(kept))[:600], expected, hint)
+def _keys_below(parent: str, overrides: Sequence[str]) -> list[str]:
+    """Keys below a dotted one that the config holds or its component takes."""
+    from inspect import signature
 
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-def _keys_beside(field: str) -> list[str]:
-    """Keys of the schema at the level of a dotted field; none where any key may stand."""
-    from dataclasses import fields, is_dataclass
+    from evomerge.build import load_target
 
-    from evomerge.config import Config
-
-    node: Any = Config()
-    for part in field.split(".")[:-1]:
-        node = getattr(node, part, None)
-    return [f.name for f in fields(node)] if is_dataclass(node) else []
-
-
-def _options(group: str) -> list[str]:
-    from importlib.resources import files
-
-    folder = files(_CONFIG_MODULE).joinpath(group)
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name != "__init__.py")
+    others = [o for o in overrides if not o.startswith(f"{parent}.")]
+    names: set[str] = set()
+    with contextlib.suppress(HydraException, OmegaConfBaseException, UserError):
+        node = OmegaConf.select(compose("config", overrides=others), parent)
+        if isinstance(node, DictConfig):
+            names.update(str(key) for key in node)
+            if "_target_" in node:
+                names.update(signature(load_target(dict(node), parent)).parameters)
+    return sorted(names - {"_target_"})
 
 
 def _groups() -> str:
@@ -420,7 +411,7 @@ def _groups() -> str:
     for group in groups:
         with contextlib.suppress(FileNotFoundError):
             plus = "+" if group == "experiment" else ""
-            lines.append(f"  {plus + group + '=':13}{' | '.join(_options(group))}")
+            lines.append(f"  {plus + group + '=':13}{' | '.join(options(group))}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from studies import quick_arguments
 
+from evomerge import __version__
 from evomerge.cli import VERBS, run
 from evomerge.zoo import zoo_path
 
@@ -54,6 +55,10 @@ def test_help_lists_verbs_and_choices() -> None:
         ("buget.candidates=3", ("buget", "Did you mean budget?")),
         ("budget.candidats=3", ("budget.candidats", "Did you mean candidates?")),
         ("optimizer.popsize=3", ("optimizer.popsize", "+optimizer.popsize=VALUE")),
+        ("optimizer.populaton=3", ("optimizer.populaton", "Did you mean optimizer.population?")),
+        ("task.promt=x", ("task.promt", "Did you mean task.prompt?")),
+        ("seed", ("seed: found a word without a value", "expected KEY=VALUE")),
+        ("warm_strt.run=x", ("warm_strt", "Did you mean warm_start?")),
         ("budget.candidates=many", ("budget.candidates", "could not be converted")),
         ("task=jp_mth_tiny", ("task", "Did you mean jp_math_tiny?")),
         ("executor=raey", ("executor", "Did you mean ray?")),
@@ -227,6 +232,44 @@ def test_unknown_verb(tmp_path: Path) -> None:
     done = evomerge("chek", "+experiment=jp_math_tiny")
     assert done.returncode == 2
     assert "Did you mean check?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["run", "+experiment=jp_math_tiny"], ("run", "without a verb")),
+        (["jp_math_tiny"], ("Did you mean +experiment=jp_math_tiny?",)),
+        (["check", "jp_math_tiny"], ("Did you mean +experiment=jp_math_tiny?",)),
+        (["my/experiment/mine.yaml"], ("--config-dir DIR +experiment=mine",)),
+        (["experiment=jp_math_tiny"], ("experiment", "+experiment=NAME, with a plus")),
+        (["+experiment=jp_math_tiny", "--hlep"], ("--hlep", "Did you mean --help?")),
+        (["--confg-dir", "my"], ("--confg-dir", "Did you mean --config-dir?")),
+    ],
+)
+def test_what_a_newcomer_types_is_answered_with_what_was_meant(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], parts: tuple[str, ...]
+) -> None:
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    for part in parts:
+        assert part in said
+    assert "hydra" not in said.lower()
+
+
+def test_a_misspelt_study_of_ones_own_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "polite_sums.yaml").write_text("# @package _global_\n")
+    assert run(["check", "--config-dir", str(tmp_path), "+experiment=polite_sum"]) == 2
+    assert "Did you mean polite_sums?" in capsys.readouterr().err
+
+
+def test_version_and_help_are_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"evomerge {__version__}\n"
+    assert run(["+experiment=jp_math_tiny", "--help"]) == 0
+    assert "python -m evomerge check " in capsys.readouterr().out
 
 
 @pytest.mark.slow

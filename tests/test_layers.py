@@ -22,6 +22,7 @@ RANKS = [
         "versions",
         "markdown",
         "controls",
+        "config_errors",
     ],
     ["live", "durable"],
     ["build", "progress", "recipe", "journal", "kernels", "domain"],
