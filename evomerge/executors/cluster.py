@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +137,18 @@ def _quieten() -> None:
     worker.print_to_stdstream = to_log
 
 
+@contextlib.contextmanager
+def _own_end() -> Iterator[None]:
+    """Keeps what SIGTERM does: Ray would print a trace, and abort the process 3 s after it."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        ours = before not in (None, signal.SIG_DFL)
+        if ours and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 def _connect(address: str | None, cpus: int) -> None:
     import ray
 
@@ -143,14 +157,15 @@ def _connect(address: str | None, cpus: int) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     _quieten()
     try:
-        if address is None:
-            with _at_home():
-                ray.init(
-                    address="local", num_cpus=cpus, include_dashboard=False,
-                    _node_ip_address=_LOOPBACK, **common,
-                )  # fmt: skip
-        else:
-            ray.init(address=address, **common)
+        with _own_end():
+            if address is None:
+                with _at_home():
+                    ray.init(
+                        address="local", num_cpus=cpus, include_dashboard=False,
+                        _node_ip_address=_LOOPBACK, **common,
+                    )  # fmt: skip
+            else:
+                ray.init(address=address, **common)
     except Exception as error:  # Ray raises many types, plain Exception among them
         with contextlib.suppress(Exception):
             ray.shutdown()

@@ -89,3 +89,32 @@ def test_needs_fit_as_often_as_they_do() -> None:
     assert Needs(1, 0.3).fit({"CPU": 64.0, "GPU": 2.0}) == 6  # three a GPU, never across two
     assert Needs(4, 2.0).fit({"CPU": 12.0, "GPU": 8.0}) == 3
     assert Needs(1, 1.0).fit({"CPU": 12.0}) == 0
+
+
+TERMINATED = """
+import os, signal, sys, time
+from evomerge.executors.cluster import Cluster
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, interrupt)
+cluster = Cluster(None, 1)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(4)  # candidates at work are waited for, a page is written
+    cluster.close()
+    print("tidied up")
+    sys.exit(130)
+"""
+
+
+def test_a_study_that_is_asked_to_end_may_take_its_time() -> None:
+    """Ray has a handler of SIGTERM of its own, which aborts the process 3 s later."""
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (130, "tidied up\n"), done.stderr
+    assert "SIGTERM received" not in done.stderr
