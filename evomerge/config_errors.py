@@ -92,7 +92,7 @@ def _another_kind(field: str, text: str) -> ConfigError | None:
         return ConfigError.of(
             field, f"a key below it, {inner}", f"{kind}: it has no keys", f"Write {field}=VALUE."
         )
-    value = re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text)
+    value = re.search(r"Value '(.*)' (?:of type '\w+' could not .* to|is not a valid) (\w+)", text)
     if not value:
         return None
     return ConfigError.of(
