@@ -84,6 +84,9 @@ def test_the_choice_has_the_largest_weighted_sum(
     for name, value in chosen["values"]["test"].items():
         interval = f"[{100 * chosen['low'][name]:.1f}%, {100 * chosen['high'][name]:.1f}%]"
         assert re.search(rf"{name} +{re.escape(f'{100 * value:.1f}% {interval}')}", out)
+        apart = 100 * abs(value - points[order[1]]["values"]["test"][name])
+        said = f"{apart:.1f} percentage points (better|worse)" if apart else "the same"
+        assert re.search(f"{said} in {name}", " ".join(out.split()))
 
 
 def test_bounds_are_kept(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

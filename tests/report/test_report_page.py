@@ -153,7 +153,8 @@ def test_a_running_study(tmp_path: Path) -> None:
     text = Reader(page_of(runs.write_run(tmp_path, log, torn=True))).text
     assert "There is no results.json yet" in text
     assert "search finalist 3" in text
-    assert "best search fitness so far" in text
+    assert "Values of the candidate with the best search fitness so far (candidate" in text
+    assert re.search(r"The candidate with the best search fitness .{,30} has \d\.\d effective", text)
     assert "No merge has been chosen yet" in text
 
 
