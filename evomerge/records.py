@@ -37,10 +37,10 @@ def rated(rating: Rating, parts: Sequence[ItemScores]) -> dict[str, Any]:
 
 def rating_of(event: Mapping[str, Any]) -> Rating:
     """The rating that an event holds."""
-    limits = tuple(event.get("constraints", ()))
-    fitness = Fitness(tuple(event["fitness"]), tuple(event["stderr"]), limits)
     scores = {task: of_task["score"] for task, of_task in event["scores"].items()}
-    return Rating(fitness, dict(event["values"]), scores, dict(event.get("notes", {})))
+    return Rating(
+        Fitness.of_event(event), dict(event["values"]), scores, dict(event.get("notes", {}))
+    )
 
 
 def next_id(journal: Journal) -> int:

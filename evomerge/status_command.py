@@ -15,6 +15,7 @@ import yaml
 
 from evomerge.errors import ConfigError
 from evomerge.journal import JOURNAL, read_events
+from evomerge.types import Fitness
 
 Config = Mapping[str, Any]
 FINISHED, RUNNING, UNFINISHED, ABSENT = "finished", "running", "unfinished", "absent"
@@ -144,20 +145,12 @@ def status_of(
 
 
 def _best(results: Sequence[Mapping[str, Any]]) -> float | None:
-    """The first objective of the fittest candidate: feasible ones first, then complete ones."""
-    ranked = [
-        (
-            (-_violation(e), e.get("complete", True), e["fitness"][0]),
-            next(iter(e["values"].values())),
-        )
-        for e in results
-        if e["status"] == "ok"
-    ]
-    return float(max(ranked)[1]) if ranked else None
-
-
-def _violation(event: Mapping[str, Any]) -> float:
-    return sum(max(0.0, c) for c in event.get("constraints", ()))
+    """The first objective of the fittest candidate."""
+    good = [e for e in results if e["status"] == "ok"]
+    if not good:
+        return None
+    best = max(good, key=lambda e: Fitness.of_event(e).rank(e.get("complete", True)))
+    return float(next(iter(best["values"].values())))
 
 
 def kept_config(run_dir: Path) -> dict[str, Any]:

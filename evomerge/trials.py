@@ -9,7 +9,7 @@ import numpy as np
 
 from evomerge.pareto import non_dominated
 from evomerge.recipe import Recipe
-from evomerge.types import Fitness, FloatArray
+from evomerge.types import Fitness, FloatArray, Rank
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,9 @@ class Trial:
     files: tuple[str, ...] = ()
 
     @property
-    def rank(self) -> tuple[int, float]:
-        """To be maximised: feasible by its first value, complete ones first; infeasible; failed."""
-        if self.fitness is None:
-            return 0, 0.0
-        if not self.fitness.feasible:
-            return 1, -self.fitness.violation
-        return 2 + self.complete, self.fitness.values[0]
+    def rank(self) -> Rank:
+        """As `Fitness.rank`; a failed one is behind all others."""
+        return (0, 0.0) if self.fitness is None else self.fitness.rank(self.complete)
 
 
 @dataclass

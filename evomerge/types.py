@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,24 @@ class Fitness:
     def feasible(self) -> bool:
         """Whether every constraint is satisfied."""
         return self.violation == 0.0
+
+    @classmethod
+    def of_event(cls, event: Mapping[str, Any]) -> Fitness:
+        """The fitness that an event of a journal holds."""
+        limits = tuple(event.get("constraints", ()))
+        return cls(tuple(event["fitness"]), tuple(event["stderr"]), limits)
+
+    def rank(self, complete: bool = True) -> Rank:
+        """To be maximised: feasible ones by their first value, complete ones first; the rest.
+
+        Args:
+            complete: whether all items were answered that a candidate may be asked.
+        """
+        return (2 + complete, self.values[0]) if self.feasible else (1, -self.violation)
+
+
+Rank = tuple[int, float]
+"""How candidates are ordered; greater is better."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from evomerge.pareto import Values, joined
 from evomerge.trackers.base import Candidate, HeldOut, Study
+from evomerge.types import Fitness, Rank
 
 Event = Mapping[str, Any]
 Record = Study | Candidate | HeldOut
-Rank = tuple[float, float]
 
 _SECRET = re.compile(r"(?i)(token|secret|passw|credential|api_?key|private_?key|auth)")
 _COUNTS = re.compile(r"(?i)tokens$|tokens?_|tokenizer")  # max_new_tokens, batch_tokens, ...
@@ -29,14 +29,31 @@ class _Standing:
 
     best_digest: str = ""
     known: dict[str, tuple[Rank, Mapping[str, float]]] = field(default_factory=dict)
+    points: dict[str, list[Values]] = field(default_factory=dict)
     front: list[Values] = field(default_factory=list)
     counts: dict[str, int] = field(
         default_factory=lambda: {"failed": 0, "infeasible": 0, "stopped": 0, "answered items": 0}
     )
 
-    def learn(self, digest: str, rank: Rank, values: Mapping[str, float]) -> None:
-        """A merge is worth this, whatever it was worth before."""
-        self.known[digest] = rank, values
+    def learn(self, digest: str, event: Event, *, again: bool = False) -> None:
+        """A merge is worth what an event says.
+
+        Args:
+            digest: of the merge.
+            event: with its fitness and values.
+            again: whether that takes the place of what it was worth before in the front, too.
+        """
+        fitness = Fitness.of_event(event)
+        rank = fitness.rank(event.get("complete", True))
+        self.known[digest] = rank, event["values"]
+        points = [] if again else self.points.get(digest, [])
+        self.points[digest] = [*points, *([fitness.values] if fitness.feasible else [])]
+        if again:
+            self.front = []
+            for point in (p for own in self.points.values() for p in own):
+                self.front = joined(self.front, point)
+        elif fitness.feasible:
+            self.front = joined(self.front, fitness.values)
         if digest == self.best_digest:  # it may have fallen behind; the first of equals is best
             self.best_digest = max(self.known, key=lambda d: self.known[d][0])
         elif not self.best_digest or rank > self.known[self.best_digest][0]:
@@ -78,7 +95,7 @@ class Story:
             yield self._result(event)
         elif kind == "recheck" and event["status"] == "ok":
             known = self._standing.setdefault(event["search"], _Standing())
-            known.learn(event["digest"], _rank(event), event["values"])
+            known.learn(event["digest"], event, again=True)
         elif kind == "end":
             metrics = read_results(self.run_dir)
             if metrics:
@@ -114,15 +131,11 @@ class Story:
             status = "complete" if event.get("complete", True) else "stopped"
             values = dict(event["values"])
             limits = _named(self._limits, event.get("constraints", ()))
-            feasible = all(v <= 0 for v in limits.values())
-            counts["infeasible"] += not feasible
+            counts["infeasible"] += not Fitness.of_event(event).feasible
             counts["stopped"] += status == "stopped"
-            latest = event.get("pooled", event)
-            standing.learn(asked["digest"], _rank(event), values)
-            if latest is not event:
-                standing.learn(asked["digest"], _rank(latest), latest["values"])
-            if self._several and feasible:
-                standing.front = joined(standing.front, tuple(event["fitness"]))
+            standing.learn(asked["digest"], event)
+            if "pooled" in event:
+                standing.learn(asked["digest"], event["pooled"], again=True)
         else:
             counts["failed"] += 1
         candidate = Candidate(
@@ -233,11 +246,3 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=True)) if len(names) == len(values) else {}
-
-
-def _rank(event: Event) -> Rank:
-    """As candidates are ranked by a search: feasible and complete first, then by fitness."""
-    violation = sum(max(0.0, c) for c in event.get("constraints", ()))
-    if violation > 0:
-        return 1.0, -violation
-    return 2.0 + bool(event.get("complete", True)), event["fitness"][0]

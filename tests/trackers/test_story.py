@@ -96,6 +96,22 @@ def test_a_recheck_moves_the_best(tmp_path: Path) -> None:
     assert [r.metrics["search/best math"] for r in shown[:4]] == [0.9, 0.9, 0.5, 0.5]
 
 
+def test_a_recheck_moves_the_front(tmp_path: Path) -> None:
+    """What was alone on the front falls behind, and those that it had hidden are there again."""
+    story = Story(tmp_path, CONFIG)
+    written = events(4, several=True)[:-1]
+    results = [e for e in written if e["event"] == "result" and e["search"] == "search"]
+    for result, fitness in zip(results, ([9, 9], [1, 2], [2, 1], [0, 0]), strict=True):
+        result |= {"fitness": fitness, "constraints": [-1.0]}
+    shown = []
+    for event in written:
+        shown += [r for r in story.read(event) if isinstance(r, Candidate)]
+        if event is results[2]:
+            again = {**results[0], "event": "recheck", "digest": "digest0", "fitness": [0, 1]}
+            list(story.read(again))
+    assert [r.metrics["search/front"] for r in shown[:4]] == [1, 1, 1, 2]
+
+
 def test_trackers_never_see_secrets(tmp_path: Path) -> None:
     assert SECRET not in repr(told(tmp_path))
     flat = public(CONFIG)
