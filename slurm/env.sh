@@ -30,6 +30,10 @@ EVOMERGE_PORTS=${EVOMERGE_PORTS:-20000-29999}
 EVOMERGE_WORKERS_PER_NODE=${EVOMERGE_WORKERS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 # Only who has the token of ~/.ray/auth_token (made once: ray get-auth-token --generate) may use it.
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_USAGE_STATS_ENABLED=0
+# Seconds that nodes wait for each other at the start, and for the first node when it has gone, as
+# it has at the end; the study itself looks for it for 20 s.
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-120}
+export RAY_gcs_rpc_server_reconnect_timeout_s=${RAY_gcs_rpc_server_reconnect_timeout_s:-30}
 
 # How often a study is put back into the queue, and seconds that it gets to stop.
 EVOMERGE_REQUEUES=${EVOMERGE_REQUEUES:-100}
