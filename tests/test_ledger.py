@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,10 @@ def test_a_crash_before_the_tail_is_a_segment_loses_nothing(tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             ledger.settle()
     assert len(Ledger(tmp_path)) == 2 == read_ledger(tmp_path).num_rows
+    copy = tmp_path.with_name("copy")
+    shutil.copytree(tmp_path, copy)
+    Ledger(copy).settle()
+    assert len(pd.read_parquet(copy)) == 2
     other.append("x", [answer(3)])
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
     other.settle()

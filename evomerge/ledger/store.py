@@ -165,9 +165,7 @@ class Ledger:
         if not any(is_tail(name) for name in listed(self.folder)):
             return
         with self._writing():
-            name = self._open_tail()
-            if self._size(name):
-                self._roll(name)
+            self._roll(self._open_tail())
 
     def _open_tail(self) -> str:
         """The tail that is written to, whoever began it; it may not be there yet."""
@@ -182,10 +180,12 @@ class Ledger:
 
     def _roll(self, name: str) -> None:
         """Makes the tail a segment, and those that a killed writer left half way."""
-        close(self.folder / name)
-        self._forget({name})
-        for tail in [name for name in segment_rows(self.folder) if is_tail(name)]:
-            self._swap([tail])
+        if self._size(name):
+            close(self.folder / name)
+            self._forget({name})
+        for tail in segment_rows(self.folder):
+            if is_tail(tail) and not is_open(tail):
+                self._swap([tail])
         self._unite()
 
     def _unite(self) -> None:
