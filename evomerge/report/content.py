@@ -305,12 +305,25 @@ def _coefficients(
             what = f"the chosen merge (candidate {record.id})"
             return *read_genome(space, record.genome), what
         recipe = _recipe(run.recipe)
-        return *read_genome(space, genome_of(space, recipe) if recipe else ()), "the chosen merge"
+        what = "the chosen merge"
+        if _is_mean(run.events, best.get("digest")):
+            what += " (no candidate: the optimiser's mean at the end of the search)"
+        return *read_genome(space, genome_of(space, recipe) if recipe else ()), what
     record = find_best(records)
     if record is None:
         return [], [], ""
     what = f"the candidate with the best search fitness so far (candidate {record.id})"
     return *read_genome(space, record.genome), what
+
+
+def _is_mean(events: list[Json], digest: object) -> bool:
+    """Whether a finalist with this digest was the mean of an optimiser's distribution."""
+    return any(
+        e.get("role") == "finalist"
+        and e.get("digest") == digest
+        and str(e.get("name")).endswith(" mean")
+        for e in events
+    )
 
 
 def _recipe(text: str) -> Recipe | None:

@@ -215,9 +215,13 @@ def test_coefficients_of_a_winner_that_was_no_candidate(tmp_path: Path) -> None:
     ]
     outcome = runs.results()
     outcome["models"]["evolved merge"]["digest"] = "the mean"
-    content = prepare(read_run(runs.write_run(tmp_path, log, outcome, runs.RECIPE)))
+    content = prepare(read_run(runs.write_run(tmp_path / "a", log, outcome, runs.RECIPE)))
     assert content.grids[0].values == {("math", "all"): 0.8, ("japanese", "all"): 0.6}
     assert content.genome_of == "the chosen merge"
+    mean = runs.measure("search finalist mean", "finalist", "validation", 0.7)
+    log.insert(-1, mean | {"digest": "the mean"})
+    content = prepare(read_run(runs.write_run(tmp_path / "b", log, outcome, runs.RECIPE)))
+    assert "no candidate: the optimiser's mean" in content.genome_of
 
 
 def test_a_recipe_that_cannot_be_read_shows_no_coefficients(tmp_path: Path) -> None:
