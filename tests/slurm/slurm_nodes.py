@@ -180,7 +180,7 @@ def _serve(connection: socket.socket, nodes: Sequence[int]) -> None:
     while number := connection.recv(1):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number[0])
-    with contextlib.suppress(ProcessLookupError):
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -208,7 +208,12 @@ def _srun(path: str, command: Sequence[str]) -> int:
     for i in range(len(ADDRESSES)):
         environment = os.environ | {"SLURM_PROCID": str(i), "SLURM_NODEID": str(i)}
         tasks.append(Process(Path(path), i, command, environment, 1))
-    signal.signal(signal.SIGTERM, lambda number, _: [task.signal(number) for task in tasks])
+
+    def forward(number: int, _: object) -> None:
+        for task in tasks:
+            task.signal(number)
+
+    signal.signal(signal.SIGTERM, forward)
     return max(task.wait() for task in tasks)
 
 

@@ -169,6 +169,8 @@ def test_what_the_scripts_start(start: Start, tmp_path: Path) -> None:
     ran, asked = note.read_text().splitlines()
     address = "127.0.0.1:20077"
     assert f"symmetric-run --address {address} --min-nodes 2" in ran
+    named = [word for word in ran.split(" -- ")[0].split() if word.endswith("-port")]
+    assert {"--node-manager-port", "--object-manager-port", "--max-worker-port"} <= {*named}
     ends = f"executor.address={address} executor.workers=16 +experiment=x a=b c"
     assert ran.endswith(f"python -m evomerge {ends}")
     assert asked == f"-m evomerge status {ends}"
