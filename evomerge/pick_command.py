@@ -323,10 +323,7 @@ def _against(objective: Shown, own: float, other: float) -> str:
     if own == other:
         return f"the same in {name}"
     verb = "better" if objective.better(own, other) else "worse"
-    apart = objective.show(abs(own - other), unit=False)
-    if apart.endswith("%"):  # a share of what the other has would read the same
-        apart = f"{apart.removesuffix('%')} percentage points"
-    return f"{apart} {verb} in {name}"
+    return f"{objective.show_gap(own, other, unit=False)} {verb} in {name}"
 
 
 def _wrapped(text: str) -> list[str]:

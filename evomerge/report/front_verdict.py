@@ -111,12 +111,11 @@ def _optimism(objectives: Sequence[Objective], point: Point | None) -> list[str]
         return []
     parts = []
     for objective, found, tested in zip(objectives, point.search, point.test, strict=True):
-        gap = found - tested
-        side = "the same" if gap == 0 else "better" if objective.better(found, tested) else "worse"
-        size = "" if gap == 0 else f"{objective.show(abs(gap))} "
-        parts.append(f"{objective.name} {size}{side}")
+        side = "better" if objective.better(found, tested) else "worse"
+        seen = f"{objective.show_gap(found, tested)} {side}" if found != tested else "the same"
+        parts.append(f"{seen} in {objective.name}")
     return [
-        "Optimism gap, search items minus held-out items: on the search items it looked "
+        "Optimism gap, search items minus held-out items: on the search items it was "
         f"{listed(parts)}. Better is expected there, because the search chose it on those items."
     ]
 

@@ -55,6 +55,11 @@ class Objective:
         """A value in its own unit."""
         return amount(self.metric, value, unit)
 
+    def show_gap(self, value: float, other: float, unit: bool = True) -> str:
+        """How far two values lie apart, in its own unit: percentage points between shares."""
+        text = self.show(abs(value - other), unit)
+        return f"{text.removesuffix('%')} percentage points" if text.endswith("%") else text
+
     def show_interval(self, low: float | None, high: float | None) -> str:
         """The interval of a value."""
         return amount_interval(self.metric, low, high)

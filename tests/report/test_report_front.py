@@ -151,7 +151,14 @@ def test_verdict_claims_what_was_measured(two: Path) -> None:
     short = min(sources, key=lambda name: sources[name]["length"])
     assert f"In length the best source is “{short}”" in text
     assert "significant" not in text
-    assert "percentage" not in text.split("In accuracy")[1].split("The plain score")[0]
+    own = text.split("In accuracy")[1].split("The plain score")[0]
+    before, _, gap = own.partition("Optimism gap")
+    assert "percentage" not in before
+    apart = {
+        n: abs(best["values"]["search"][n] - best["values"]["test"][n]) for n in sources["math"]
+    }
+    assert f"{100 * apart['accuracy']:.1f} percentage points" in gap
+    assert f"{numbers.amount('tokens', apart['length'])} " in gap
 
 
 def test_verdict_names_what_dominates_and_what_is_dominated(two: Path) -> None:
