@@ -23,8 +23,8 @@ export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 # Node-local files of Ray. The path has to be short: sockets in it may have 107 characters.
 export RAY_TMPDIR=${EVOMERGE_TMP:-${TMPDIR:-/tmp}}/ray-${SLURM_JOB_ID:-0}
 
-# Ray over several nodes: the first node's address (ip -br addr; that of the fast network), 1100 ports
-# that the firewall leaves open between nodes, and workers on each node (one a GPU).
+# Ray over several nodes: the first node's address (ip -br addr; that of the fast network), ports
+# that the firewall leaves open between nodes (1100 or more), and workers on each node (one a GPU).
 EVOMERGE_HEAD=${EVOMERGE_HEAD:-$(hostname -I 2>/dev/null | cut -d' ' -f1)}
 EVOMERGE_PORTS=${EVOMERGE_PORTS:-20000-29999}
 EVOMERGE_WORKERS_PER_NODE=${EVOMERGE_WORKERS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
