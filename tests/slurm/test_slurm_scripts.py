@@ -164,11 +164,14 @@ def test_what_the_scripts_start(start: Start, tmp_path: Path) -> None:
         "-m evomerge +experiment=x seed=3", "-m evomerge status +experiment=x seed=3",
     ]  # fmt: skip
     note.unlink()
-    two = {"SLURM_JOB_NUM_NODES": "2", "EVOMERGE_WORKERS_PER_NODE": "8"}
+    two = {
+        "SLURM_JOB_NUM_NODES": "2", "EVOMERGE_WORKERS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "64",
+    }  # fmt: skip
     assert ended(start("multi_node.sbatch", "+experiment=x", "a=b c", **two))[0] == 0
     ran, asked = note.read_text().splitlines()
     address = "127.0.0.1:20077"
     assert f"symmetric-run --address {address} --min-nodes 2" in ran
+    assert "--cpus-per-task=64" in ran and "--num-cpus 64" in ran
     named = [word for word in ran.split(" -- ")[0].split() if word.endswith("-port")]
     assert {"--node-manager-port", "--object-manager-port", "--max-worker-port"} <= {*named}
     ends = f"executor.address={address} executor.workers=16 +experiment=x a=b c"
