@@ -204,7 +204,7 @@ class Measurer:
         label: str,
     ) -> dict[str, Splits]:
         """Measures as a phase of its own, shown under a label."""
-        progress.start(label, 0, len(subjects), "models")
+        progress.start(label, 0, len(subjects), "models", names=[s.name for s in subjects])
         try:
             return self.measure(
                 subjects, requests, lambda done, total: progress.update(done, total, None, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -57,6 +57,7 @@ class Progress:
     _search: Searching | None = None
     _workers: int | None = None
     _jobs: dict[int, float] = field(default_factory=dict)
+    _names: tuple[str, ...] = ()
     _failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=_FAILURES))
     _meter: Meter = field(default_factory=Meter)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -77,13 +78,17 @@ class Progress:
         total: int | None,
         unit: str = "candidates",
         search: Searching | None = None,
+        names: Sequence[str] = (),
     ) -> None:
-        """Begins a phase of `total` candidates or other things (None: not counted)."""
+        """Begins a phase of `total` candidates or other things (None: not counted).
+
+        `names` are those of its jobs, by number, where they have any.
+        """
         with self._lock:
             self._phase = f"control: {label}" if label in CONTROLS else label
             self._done, self._total, self._first, self._unit = done, total, done, unit
             self._begin = self.clock()
-            self._search = search
+            self._search, self._names = search, tuple(names)
             self._meter.reset(self._begin, done)
         self.view.begin(self.state())
 
@@ -165,12 +170,18 @@ class Progress:
         """All that is known at the moment."""
         with self._lock:
             now = self.clock()
-            work = sorted((Work(i, now - since) for i, since in self._jobs.items()), key=_longest)
+            work = sorted(
+                (Work(i, now - since, self._name(i)) for i, since in self._jobs.items()),
+                key=_longest,
+            )
             return State(
                 self._phase or "", self._done, self._total, self._unit, now - self._begin,
                 self._left(now), self._search, self._meter.rates(), self._workers, tuple(work),
                 self._meter.usual(), tuple(self._failures),
             )  # fmt: skip
+
+    def _name(self, job: int) -> str | None:
+        return self._names[job] if job < len(self._names) else None
 
     def _went(self, done: int, total: int | None) -> None:
         self._done, self._total = done, total

@@ -90,7 +90,9 @@ def _facts(state: State) -> dict[str, Any]:
             "tokens_per_second": _rounded(rates.tokens),
         },
         "workers": state.workers,
-        "at_work": [{"id": w.id, "seconds": _rounded(w.seconds)} for w in state.work],
+        "at_work": [
+            {"id": w.id, "name": w.name, "seconds": _rounded(w.seconds)} for w in state.work
+        ],
     }  # fmt: skip
     if search is not None:
         facts |= {

@@ -48,10 +48,11 @@ class Searching:
 
 @dataclass(frozen=True)
 class Work:
-    """A job at work: its number, and for how many seconds it is out."""
+    """A job at work: its number, for how many seconds it is out, and its untrusted name, if any."""
 
     id: int
     seconds: float
+    name: str | None = None
 
 
 @dataclass(frozen=True)

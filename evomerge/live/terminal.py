@@ -161,14 +161,16 @@ def _budgets(search: Searching) -> Iterator[str]:
         if budget.name == "hours":
             yield f"{text.clock(3600 * budget.left)} h left of {budget.limit:g}"
         else:
-            yield f"{budget.left:,.0f} {budget.name} left of {budget.limit:,.0f}"
+            name = budget.name.removesuffix("s") if budget.left == 1 else budget.name
+            yield f"{budget.left:,.0f} {name} left of {budget.limit:,.0f}"
 
 
 def _workers(state: State, width: int) -> Iterator[Text]:
     workers = state.workers or 0
     idle = max(0, workers - len(state.work))
     what = "candidate" if state.search is not None else "model"
-    busy = [f"{what} {w.id} for {text.clock(w.seconds)}" for w in state.work]
+    names = [f"{what} {w.id}" if w.name is None else text.clean(w.name, 40) for w in state.work]
+    busy = [f"{n} for {text.clock(w.seconds)}" for n, w in zip(names, state.work, strict=True)]
     said = [f"{idle} of {workers} idle" if workers > 1 else "idle"] if idle else []
     yield _line("workers" if workers > 1 else "worker", ", ".join(_few(busy, width) + said), width)
     if state.usual is not None:

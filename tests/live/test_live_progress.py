@@ -54,6 +54,18 @@ def test_rates_and_times() -> None:
     assert (state.phase, state.elapsed, state.workers) == ("search", 27.0, 2)
 
 
+def test_jobs_of_a_phase_with_names_have_them() -> None:
+    clock = Clock()
+    progress = Progress(quiet=True, clock=clock)
+    progress.start("proof", 0, 2, "models", names=["best merge", "TIES"])
+    progress.began(1)
+    assert [w.name for w in progress.state().work] == ["TIES"]
+    progress.ended(1, 5, 40, (0.5, 1.5))
+    run(progress, clock)  # a search, whose jobs are candidates
+    progress.began(0)
+    assert [w.name for w in progress.state().work] == [None]
+
+
 def test_a_budget_in_hours_bounds_the_time_left() -> None:
     clock = Clock()
     progress = Progress(quiet=True, clock=clock)

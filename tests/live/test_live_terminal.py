@@ -52,6 +52,13 @@ def test_everything_is_on_80_by_24() -> None:
     assert "\x1b" not in shown
 
 
+def test_measured_models_are_named() -> None:
+    state = full(search=None, workers=2, work=(Work(0, 8.0, "DARE-TIES"), Work(1, 2.0, HOSTILE)))
+    (line,) = [row.plain for row in panel(state, 200) if row.plain.startswith("workers")]
+    assert "DARE-TIES for 0:08, " in line
+    assert "\x1b" not in line
+
+
 @given(st.integers(20, 200), st.text(max_size=300), st.integers(0, 200))
 def test_no_line_is_wider_than_the_terminal(width: int, reason: str, jobs: int) -> None:
     state = full(
