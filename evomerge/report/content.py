@@ -108,6 +108,7 @@ class Content:
     experiment: str
     seed: str
     started: str
+    place: str
     verdict: Verdict
     tables: list[tuple[str, list[Row]]]
     measures: list[tuple[str, str, str, str, str, str]]
@@ -215,6 +216,7 @@ def prepare(run: RunFiles) -> Content:
         experiment=experiment,
         seed=seed,
         started=moment(study.get("time")),
+        place=str(run.folder or ""),
         verdict=verdict(results) if run.results else progress(records, run.ended),
         tables=tables,
         measures=[] if run.results else _measures(run.events),

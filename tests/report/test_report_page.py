@@ -152,9 +152,12 @@ def test_a_running_study(tmp_path: Path) -> None:
     log = runs.events(40)[:-1]
     text = Reader(page_of(runs.write_run(tmp_path, log, torn=True))).text
     assert "There is no results.json yet" in text
+    assert str(tmp_path) in text.split("Verdict")[0]  # studies of one experiment differ in it
     assert "search finalist 3" in text
     assert "Values of the candidate with the best search fitness so far (candidate" in text
-    assert re.search(r"The candidate with the best search fitness .{,30} has \d\.\d effective", text)
+    assert re.search(
+        r"The candidate with the best search fitness .{,30} has \d\.\d effective", text
+    )
     assert "No merge has been chosen yet" in text
 
 
