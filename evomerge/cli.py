@@ -271,9 +271,12 @@ def compose_config(overrides: list[str], directory: Path | None = None) -> dict[
 
 
 def _plain(config: Any) -> dict[str, Any]:
+    from dataclasses import fields
+
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from evomerge.config import Config
     from evomerge.warm_start import resolve_runs
 
     if OmegaConf.is_missing(config.models, "base"):
@@ -287,7 +290,13 @@ def _plain(config: Any) -> dict[str, Any]:
         raise explained(error) from error
     out: dict[str, Any] = {str(k): v for k, v in dict(plain).items()}  # type: ignore[arg-type]
     for key in ("tasks", "objectives", "constraints", "report_tasks"):
-        out[key] = out[key] or {}
+        out[key] = out.get(key) or {}
+    gone = [f.name for f in fields(Config) if f.name not in out]
+    if gone:
+        raise ConfigError.of(
+            f"~{gone[0]}", "a key that every study has", "keys of experiments and components",
+            f"Leave it out, or set {gone[0]}=VALUE.",
+        )  # fmt: skip
     out["models"] = resolve_runs(out["models"])
     return out
 

@@ -57,6 +57,7 @@ def test_help_lists_verbs_and_choices() -> None:
         ("optimizer.popsize=3", ("optimizer.popsize", "+optimizer.popsize=VALUE")),
         ("optimizer.populaton=3", ("optimizer.populaton", "Did you mean optimizer.population?")),
         ("task.promt=x", ("task.promt", "Did you mean task.prompt?")),
+        ("~finalists", ("~finalists: found", "every study has")),
         ("seed", ("seed: found a word without a value", "expected KEY=VALUE")),
         ("warm_strt.run=x", ("warm_strt", "Did you mean warm_start?")),
         ("budget.candidates=many", ("budget.candidates: found 'many'", "a whole number")),
