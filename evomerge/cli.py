@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from evomerge import __version__
 from evomerge.config_errors import CONFIG_MODULE, explained, options, study_meant
 from evomerge.errors import ConfigError, EvomergeError, UserError
 from evomerge.sweeping import Notes, forced, job_number, sweep_dir
+from evomerge.versions import own_version
 
 _INTERRUPTED = 130
 
@@ -140,7 +140,7 @@ def _dispatch(arguments: list[str]) -> int:
         verb: Callable[[list[str]], int] = getattr(import_module(module), function)
         return verb(arguments[1:])
     if arguments[0] in ("-V", "--version"):
-        print(f"evomerge {__version__}")
+        print(f"evomerge {own_version()}")
         return 0
     if "=" not in arguments[0] and not arguments[0].startswith("-"):
         close = get_close_matches(arguments[0], VERBS, n=1)
