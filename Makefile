@@ -1,3 +1,4 @@
+# make install      environment and install, for what the tutorial does
 # make quickstart   environment, install, the jp_math_tiny study on the zoo's models
 # make test         environment with the test extras, lint, types, the whole test suite
 # make docs         environment with the test extras, the documentation as pages in site/
