@@ -18,6 +18,7 @@ from evomerge.evaluation import LazyExecutor, Pipeline
 from evomerge.executors.worker import Job, Outcome
 from evomerge.heats import Heats
 from evomerge.journal import Journal, read_items
+from evomerge.limits import NO_LIMIT, left, reached
 from evomerge.objectives import Goals
 from evomerge.optimizers.base import Optimizer
 from evomerge.progress import Progress
@@ -32,7 +33,6 @@ from evomerge.trials import Cost, Limits, Trial, best_trials
 from evomerge.types import FloatArray, ItemScores, Observation
 
 _LOG = logging.getLogger(__name__)
-_NO_LIMIT = 1 << 30
 
 
 @dataclass
@@ -476,33 +476,17 @@ class Search:
     # -- limits ---------------------------------------------------------------------------
 
     def _allowed(self) -> int:
-        """How many more candidates the budget bears, if they answer everything."""
-        allowed = [_NO_LIMIT]
-        at_work = len(self._open)
-        if self.limits.candidates is not None:
-            allowed.append(self.limits.candidates - self.cost.candidates - at_work)
-        if self.limits.item_evaluations is not None:
-            items = self.setup.item_count(self.setup.items(0))
-            left = self.limits.item_evaluations - self.cost.item_evaluations
-            allowed.append(left // items - at_work)
-        return min(allowed)
+        """How many more candidates the budget bears."""
+        return left(
+            self.limits, self.cost, len(self._open),
+            lambda: self.setup.item_count(self.setup.items(0)),
+        )  # fmt: skip
 
     def _finished(self) -> bool:
-        if self.limits.seconds is not None and self.cost.seconds >= self.limits.seconds:
-            return True
-        best = self.standing.best
-        if self.limits.score is not None and best and best.fitness and best.fitness.feasible:
-            first = self.goals.objectives[0]
-            value = best.values.get(first.name)
-            if value is not None and first.sign * value >= first.sign * self.limits.score:
-                return True
-        patience = self.limits.patience
-        if patience is not None and self.optimizer.batch:
-            since = self._told - self.standing.improved
-            return since >= patience * self.optimizer.batch
-        return False
+        batch = self.optimizer.batch
+        return reached(self.limits, self.cost, self.standing, self.goals, self._told, batch)
 
     def _total(self) -> int | None:
         allowed = self._allowed()
         at_most = self.cost.candidates + len(self._open) + allowed
-        return None if allowed >= _NO_LIMIT // 2 else at_most
+        return None if allowed >= NO_LIMIT // 2 else at_most

@@ -48,7 +48,7 @@ RANKS = [
     ["footprint"],
     ["answering", "rating"],
     ["candidates", "records", "standing"],
-    ["heats", "rechecks", "search_state"],
+    ["heats", "limits", "rechecks", "search_state"],
     ["resources", "study_scale", "search", "pool_command", "identity", "predictions", "recorded"],
     ["finalists", "pruning", "picking", "evidence"],
     ["exporting", "replaying"],
