@@ -20,6 +20,28 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def extend(path: Path, end: int, data: bytes) -> None:
+    """Adds bytes behind the first `end` of a file, which may be new; they are then on the disk.
+
+    What stands behind `end` is cut off.
+
+    Raises:
+        EvomergeError: if the disk is full or fails; the file ends at `end` then.
+    """
+    try:
+        with path.open("ab") as file:
+            file.truncate(end)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if end == 0:
+            sync_directory(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, end)
+        raise disk_error(path, error) from error
+
+
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path` once it is whole and on the disk."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.durable import disk_error, replaced, sync_directory
+from evomerge.durable import extend, replaced
 from evomerge.errors import JournalError
 from evomerge.types import ItemScores
 
@@ -83,18 +83,7 @@ class Journal:
         """
         record = {"event": event, **data, "time": round(time.time(), 3)}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-        before = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with self.path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, before)
-            raise disk_error(self.path, error) from error
-        if before == 0:
-            sync_directory(self.run_dir)
+        extend(self.path, self.path.stat().st_size if self.path.exists() else 0, line.encode())
         self.events.append(record)
         for listener in self.listeners:
             listener(record)
@@ -156,17 +145,18 @@ def write_items(path: Path, scores: Sequence[ItemScores]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, number = pa.string(), pa.float64()
-    columns = {
-        "task": pa.array([s.task for s in scores for _ in s.ids], text),
-        "split": pa.array([s.split for s in scores for _ in s.ids], text),
-        "id": pa.array([i for s in scores for i in s.ids], text),
-        "score": pa.array(_column([s.scores for s in scores], np.float64), number),
-        "loglik": pa.array(_column([s.logliks for s in scores], np.float64), number),
-        "text": pa.array([t for s in scores for t in s.texts], text),
-        "tokens": pa.array(_column([s.tokens for s in scores], np.int64), pa.int64()),
-    }
-    table = pa.Table.from_arrays([*columns.values()], names=[*columns])
+    text = pa.string()
+    table = pa.table(
+        {
+            "task": pa.array([s.task for s in scores for _ in s.ids], text),
+            "split": pa.array([s.split for s in scores for _ in s.ids], text),
+            "id": pa.array([i for s in scores for i in s.ids], text),
+            "score": _column([s.scores for s in scores], np.float64),
+            "loglik": _column([s.logliks for s in scores], np.float64),
+            "text": pa.array([t for s in scores for t in s.texts], text),
+            "tokens": _column([s.tokens for s in scores], np.int64),
+        }
+    )
     with replaced(path) as temporary:  # a third faster without what only large files need
         pq.write_table(
             table, temporary, compression="zstd", use_dictionary=False, write_statistics=False,

@@ -13,9 +13,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ _SEGMENT = re.compile(r"(\d{20})-(\d+)\.parquet$")  # time in ns; how often it w
 _TAIL = re.compile(r"_(\d{20})(\.open)?\.jsonl$")
 _OWN = re.compile(rf"(\.lock|\.?\d{{20}}-\d+\.parquet(\.tmp)?|{_TAIL.pattern})$")
 _TRIES = 20
+_Found = TypeVar("_Found")
 
 
 def schema() -> Any:
@@ -94,12 +95,7 @@ def read_ledger(folder: Path, columns: Sequence[str] | None = None) -> Any:
         )
     names = list(columns or schema().names)
     wanted = list(dict.fromkeys([*names, *KEY, "item", "loglik"]))
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):  # just made a part of another segment
-            tables = [read(folder / name, wanted) for name in segment_rows(folder)]
-            break
-    else:
-        raise _vanishing(folder)
+    tables = _again(folder, lambda: [read(folder / name, wanted) for name in segment_rows(folder)])
     table = pa.concat_tables(tables or [schema().empty_table().select(wanted)])
     if not table.num_rows:
         return table.select(names)
@@ -118,12 +114,9 @@ def segment_rows(folder: Path) -> dict[str, int]:
     Raises:
         JournalError: if one is damaged.
     """
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):  # just made a part of another segment
-            found = {name: _about(folder / name) for name in listed(folder)}
-            old = {name for _, replaces in found.values() for name in replaces}
-            return {name: rows for name, (rows, _) in found.items() if name not in old}
-    raise _vanishing(folder)
+    found = _again(folder, lambda: {name: _about(folder / name) for name in listed(folder)})
+    old = {name for _, replaces in found.values() for name in replaces}
+    return {name: rows for name, (rows, _) in found.items() if name not in old}
 
 
 def listed(folder: Path) -> list[str]:
@@ -288,8 +281,12 @@ def _parts(name: str) -> tuple[int, int]:
     return int(tail[1]), 0
 
 
-def _vanishing(folder: Path) -> JournalError:
-    return JournalError.of(
+def _again(folder: Path, look: Callable[[], _Found]) -> _Found:
+    """What is found, looked for again where a file was just made a part of another segment."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return look()
+    raise JournalError.of(
         str(folder), "segments that vanish again and again", "a ledger that is only appended to",
         "End whatever removes files there.",
     )  # fmt: skip

@@ -9,7 +9,7 @@ a crash has cut off behind its last whole line does not count.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import math
 import os
@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evomerge.durable import disk_error, sync_directory
+from evomerge.durable import disk_error, extend, sync_directory
 from evomerge.errors import JournalError
 
 COLUMNS = ("item", "score", "loglik", "text", "tokens")
@@ -65,30 +65,14 @@ def append(path: Path, lines: Sequence[Line]) -> list[tuple[int, int]]:
         EvomergeError: if the disk is full or fails; nothing is added then.
     """
     written = [_encoded(line) for line in lines]
-    new = not path.exists()
-    before = 0
-    try:
-        with path.open("a+b") as file:
-            before = _whole(file)
-            file.truncate(before)
-            file.write(b"".join(written))
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            sync_directory(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.truncate(path, before)
-        raise disk_error(path, error) from error
-    places = []
-    for line in written:
-        places.append((before, before + len(line)))
-        before += len(line)
-    return places
+    begin = _whole(path)
+    extend(path, begin, b"".join(written))
+    ends = list(itertools.accumulate(map(len, written), initial=begin))
+    return list(itertools.pairwise(ends))
 
 
-def close(path: Path) -> Path:
-    """Gives a tail the name of one that nobody adds to; returns it. Call with the lock.
+def close(path: Path) -> None:
+    """Gives a tail the name of one that nobody adds to. Call with the lock.
 
     Raises:
         EvomergeError: if the disk fails.
@@ -99,7 +83,6 @@ def close(path: Path) -> Path:
         sync_directory(path.parent)
     except OSError as error:
         raise disk_error(path, error) from error
-    return closed
 
 
 def read_lines(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[Line, int]]:
@@ -154,13 +137,14 @@ def _decoded(path: Path, raw: bytes) -> Line:
     return line
 
 
-def _whole(file: Any) -> int:
-    """Number of bytes up to the end of the last whole line."""
-    size: int = file.seek(0, os.SEEK_END)
-    if size == 0:
+def _whole(path: Path) -> int:
+    """Number of bytes up to the end of the last whole line; 0 without a file."""
+    if not path.exists():
         return 0
-    file.seek(size - 1)
-    if file.read(1) == b"\n":
-        return size
-    file.seek(0)
-    return file.read().rfind(b"\n") + 1
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) == b"\n":
+            return size
+        file.seek(0)
+        return file.read().rfind(b"\n") + 1
