@@ -47,10 +47,9 @@ def explained(
     field = key.group(1) if key else named.group(1) if named else "config"
     bare = re.search(r"Error parsing override '([^'=]*)'", text)
     if bare:
-        a_study = bare[1] in options("experiment", directory)
         return ConfigError.of(
             bare[1], "a word without a value", "KEY=VALUE",
-            f"Did you mean +experiment={bare[1]}?" if a_study else f"Write {bare[1]}=VALUE.",
+            _experiment_meant(bare[1], directory) or f"Write {bare[1]}=VALUE.",
         )  # fmt: skip
     plus = re.search(r"To append to your default list use (\+[^\s=]+)=", text)
     if plus:
@@ -105,9 +104,15 @@ def study_meant(word: str) -> str:
     name = Path(word).stem
     if word.endswith((".yaml", ".yml")):
         return f"A study of your own: --config-dir DIR +experiment={name}, of DIR/experiment/."
-    if word in options("experiment"):
-        return f"Did you mean +experiment={word}?"
-    return "A study is run without a verb: python -m evomerge +experiment=NAME."
+    return _experiment_meant(word) or (
+        "A study is run without a verb: python -m evomerge +experiment=NAME."
+    )
+
+
+def _experiment_meant(word: str, directory: Path | None = None) -> str:
+    """A question whether the experiment of that name was meant; empty if there is none."""
+    known = word in options("experiment", directory)
+    return f"Did you mean +experiment={word}?" if known else ""
 
 
 def options(group: str, directory: Path | None = None) -> list[str]:

@@ -129,19 +129,14 @@ class Estimator(Protocol):
         """Digests of the files that its settings name, by key; paths count by their content."""
 
 
-def draw(count: int, n: int, seed: list[int]) -> Indices:
-    """`n` distinct places out of `count`, ascending; all of them if there are no more."""
-    return _drawn(count, n, tuple(seed))
-
-
 @lru_cache(maxsize=64)  # every candidate of a generation asks for the same
-def _drawn(count: int, n: int, seed: tuple[int, ...]) -> Indices:
+def draw(count: int, n: int, seed: tuple[int, ...]) -> Indices:
+    """`n` distinct places out of `count`, ascending, read-only; all if there are no more."""
     if n >= count:
         places = np.arange(count, dtype=np.int64)
     else:
-        random = np.random.default_rng(list(seed))
-        places = np.sort(random.choice(count, size=n, replace=False, shuffle=False))
-        places = places.astype(np.int64)
+        chosen = np.random.default_rng(seed).choice(count, size=n, replace=False, shuffle=False)
+        places = np.sort(chosen).astype(np.int64)
     places.setflags(write=False)
     return places
 

@@ -59,7 +59,7 @@ class MeanPlan:
 
     def choose(self, generation: int) -> Indices:
         """`min(items, N)` items, ascending; they depend on the seed and the generation only."""
-        seed = [self.pool.seed, generation] if self.rotate else [self.pool.seed]
+        seed = (self.pool.seed, generation) if self.rotate else (self.pool.seed,)
         return draw(len(self.pool), self.items or len(self.pool), seed)
 
     def order(self, generation: int, at_random: bool) -> Indices:

@@ -9,10 +9,7 @@ import numpy as np
 from evomerge.domain import Domain
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Told
-from evomerge.types import Fitness
-
-Rank = tuple[int, float]
-"""2 and the score if feasible, 1 and the negated violation if not, 0 twice if failed."""
+from evomerge.types import Fitness, Rank
 
 _FAILED: Rank = (0, 0.0)
 
@@ -65,7 +62,7 @@ def ranks(fitnesses: Sequence[Fitness | None]) -> list[Rank]:
         if fitness is None:
             return _FAILED
         if not fitness.feasible:
-            return 1, -fitness.violation
+            return fitness.rank()
         return 2, float(((np.array(fitness.values) - low) / width).sum())
 
     return [rank(fitness) for fitness in fitnesses]
